@@ -1,0 +1,1 @@
+//! Endpoint sets as tower's stream of changes.

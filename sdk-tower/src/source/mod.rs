@@ -1,0 +1,1 @@
+//! Where endpoint sets come from.

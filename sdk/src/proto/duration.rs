@@ -1,0 +1,1 @@
+//! Consul durations: Go duration strings and `Duration`.

@@ -1,0 +1,5 @@
+//! Pure rules: no sockets, no tasks, no clock and no randomness.
+//!
+//! `now` and seeds come in as arguments, so every rule about time is tested without waiting.
+
+pub(crate) mod duration;
