@@ -187,7 +187,9 @@ pub(crate) fn prefix_like(text: &str) -> Result<(), &'static str> {
         return Err("must not contain `//`, which Consul answers with a redirect");
     }
     if text.split('/').any(|part| part == "." || part == "..") {
-        return Err("must not have `.` or `..` between slashes, which Consul answers with a redirect");
+        return Err(
+            "must not have `.` or `..` between slashes, which Consul answers with a redirect",
+        );
     }
     if text.chars().any(char::is_control) {
         return Err("must not contain control characters, which Consul refuses");

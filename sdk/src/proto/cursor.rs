@@ -30,7 +30,12 @@ impl Cursor {
     }
 
     /// Takes in a good answer that had `index`, `elapsed` after a request that asked to `wait`.
-    pub(crate) fn advance(&mut self, index: Option<u64>, elapsed: Duration, wait: Duration) -> Step {
+    pub(crate) fn advance(
+        &mut self,
+        index: Option<u64>,
+        elapsed: Duration,
+        wait: Duration,
+    ) -> Step {
         // "Sanity check index is greater than zero": a zero would turn the next query into one
         // that never blocks. Without any index there is nothing to wait from.
         let Some(index) = index.map(|index| index.max(1)) else {

@@ -252,7 +252,10 @@ mod tests {
 
     #[test]
     fn nonsense_in_a_header_is_absence() {
-        let meta = read(200, &[("X-Consul-Index", "-1"), ("X-Consul-LastContact", "x")]);
+        let meta = read(
+            200,
+            &[("X-Consul-Index", "-1"), ("X-Consul-LastContact", "x")],
+        );
         assert_eq!(meta, Meta::default());
     }
 }

@@ -35,7 +35,9 @@ impl Target {
     /// A fixed path and one name from the caller, which may hold `/`.
     pub(crate) fn of(path: &'static str, name: &str) -> Self {
         let mut target = Self::new(path);
-        target.text.extend(utf8_percent_encode(name, ESCAPED_IN_KEY));
+        target
+            .text
+            .extend(utf8_percent_encode(name, ESCAPED_IN_KEY));
         target
     }
 

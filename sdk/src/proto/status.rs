@@ -49,7 +49,13 @@ fn missing(body: &str) -> ErrorKind {
     } else if body.starts_with("Session id ") {
         // `Session id '…' not found` (session renewal)
         ErrorKind::UnknownSession
-    } else if has(body, &["Invalid URL path: not a recognized HTTP API endpoint", "404 page not found"]) {
+    } else if has(
+        body,
+        &[
+            "Invalid URL path: not a recognized HTTP API endpoint",
+            "404 page not found",
+        ],
+    ) {
         // 1.11 and Go's own text.
         ErrorKind::Unsupported
     } else {
@@ -62,7 +68,10 @@ fn server(body: &str) -> ErrorKind {
         ErrorKind::UnknownCheck
     } else if has(body, &["Unknown service"]) {
         ErrorKind::UnknownService
-    } else if has(body, &["invalid session", "missing session", "Invalid session"]) {
+    } else if has(
+        body,
+        &["invalid session", "missing session", "Invalid session"],
+    ) {
         ErrorKind::UnknownSession
     } else if has(body, &["ACL not found"]) {
         ErrorKind::UnknownToken
@@ -136,27 +145,55 @@ mod tests {
     #[test]
     fn old_and_new_consul_mean_the_same() {
         for (status, body, expected) in [
-            (500, r#"CheckID "x" does not have associated TTL"#, ErrorKind::UnknownCheck),
+            (
+                500,
+                r#"CheckID "x" does not have associated TTL"#,
+                ErrorKind::UnknownCheck,
+            ),
             (500, r#"Unknown check "x""#, ErrorKind::UnknownCheck),
             (
                 404,
                 r#"Unknown check ID "x". Ensure that the check ID is passed, not the check name."#,
                 ErrorKind::UnknownCheck,
             ),
-            (500, r#"Unknown service {"x" {}}"#, ErrorKind::UnknownService),
+            (
+                500,
+                r#"Unknown service {"x" {}}"#,
+                ErrorKind::UnknownService,
+            ),
             (404, r#"Unknown service ID "x"."#, ErrorKind::UnknownService),
             (404, "unknown service ID: x", ErrorKind::UnknownService),
             (404, "Session id 'a-b' not found", ErrorKind::UnknownSession),
             (500, r#"invalid session "a""#, ErrorKind::UnknownSession),
-            (500, "rpc error making call: invalid session \"a\"", ErrorKind::UnknownSession),
+            (
+                500,
+                "rpc error making call: invalid session \"a\"",
+                ErrorKind::UnknownSession,
+            ),
             (500, "No cluster leader", ErrorKind::NoLeader),
-            (500, "rpc error making call: No cluster leader", ErrorKind::NoLeader),
+            (
+                500,
+                "rpc error making call: No cluster leader",
+                ErrorKind::NoLeader,
+            ),
             (500, "rpc error making call: EOF", ErrorKind::NoLeader),
             (500, "No known Consul servers", ErrorKind::NoLeader),
             (403, "Permission denied", ErrorKind::PermissionDenied),
-            (403, "rpc error making call: ACL not found", ErrorKind::UnknownToken),
-            (500, "rpc error making call: Permission denied", ErrorKind::PermissionDenied),
-            (429, "Your IP is issuing too many concurrent connections", ErrorKind::RateLimited),
+            (
+                403,
+                "rpc error making call: ACL not found",
+                ErrorKind::UnknownToken,
+            ),
+            (
+                500,
+                "rpc error making call: Permission denied",
+                ErrorKind::PermissionDenied,
+            ),
+            (
+                429,
+                "Your IP is issuing too many concurrent connections",
+                ErrorKind::RateLimited,
+            ),
             (
                 503,
                 "rate limit exceeded for operation that can only be performed by the leader, try again later",
