@@ -9,3 +9,5 @@ pub(crate) mod status;
 pub(crate) mod backoff;
 pub(crate) mod pace;
 pub(crate) mod cursor;
+pub(crate) mod elements;
+pub(crate) mod diff;
