@@ -287,7 +287,7 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert_eq!(proxy.connections(), 1);
         assert_eq!(proxy.open(), 1);
-        assert_eq!(proxy.bytes_up(), 27);
+        eventually(SOON, async || proxy.bytes_up() == 27).await;
         eventually(SOON, async || proxy.bytes_down() >= answer.len()).await;
         drop(stream);
         eventually(SOON, async || proxy.open() == 0).await;
