@@ -29,14 +29,15 @@ pub trait Watched: fmt::Debug + PartialEq + DeserializeOwned + Send + Sync + 'st
 
 /// How elements stand in an answer's body.
 #[expect(unnameable_types, reason = "seals the trait")]
-#[expect(clippy::exhaustive_enums, reason = "it cannot be named outside")]
 #[derive(Debug)]
 pub enum Shape<T> {
     /// An array of objects, each of them an element.
     Array,
     /// Something else, which is decoded as a whole.
-    Whole(fn(&[u8]) -> Result<Vec<Arc<T>>, BoxError>),
+    Whole(Decode<T>),
 }
+
+type Decode<T> = fn(&[u8]) -> Result<Vec<Arc<T>>, BoxError>;
 
 /// A read that can be watched.
 ///

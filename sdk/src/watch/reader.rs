@@ -183,6 +183,7 @@ impl<T: Watched> Watch<T> {
     }
 
     /// The differences from one content to the next, beginning with everything as added.
+    #[must_use]
     pub fn changes(self) -> Changes<T> {
         Changes {
             watch: self,
@@ -295,6 +296,7 @@ impl<T: Watched> Changes<T> {
     }
 
     /// The content after the last difference that was told.
+    #[must_use]
     pub fn snapshot(&self) -> Option<&Snapshot<T>> {
         self.last.as_ref()
     }
