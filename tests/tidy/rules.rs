@@ -196,15 +196,17 @@ pub(crate) fn one_home(krate: &str, word: &str, homes: &[&str], files: &[File]) 
     wrong
 }
 
-/// Tasks start in `task.rs` only, where each gets an owner.
+/// Tasks start in `task.rs`, where each gets an owner, or in a set that ends them when it goes.
+///
+/// A method call does not tell what it is called on. So a file may call `.spawn(` if it names a set
+/// (tokio's `JoinSet`, the crate's own `Group`) and no runtime's `Handle`.
 pub(crate) fn tasks_have_owners(files: &[File]) -> Vec<String> {
-    const STARTS: [&str; 6] = [
+    const STARTS: [&str; 5] = [
         "tokio::spawn",
         "task::spawn",
         "thread::spawn",
         "spawn_blocking",
         "spawn_local",
-        ".spawn(",
     ];
     let mut wrong = Vec::new();
     for file in files.iter().filter(|file| !file.is_tests()) {
@@ -212,8 +214,13 @@ pub(crate) fn tasks_have_owners(files: &[File]) -> Vec<String> {
         if within.is_none_or(|within| within == "task.rs") {
             continue;
         }
-        for (at, line) in file.production().lines().enumerate() {
-            for start in STARTS.iter().filter(|start| line.contains(**start)) {
+        let code = file.production();
+        let names = |word| !lines_with_word(&code, word).is_empty();
+        let in_a_set = (names("JoinSet") || names("Group")) && !names("Handle");
+        let starts = if in_a_set { &[][..] } else { &[".spawn("] };
+        for (at, line) in code.lines().enumerate() {
+            let starts = STARTS.iter().chain(starts);
+            for start in starts.filter(|start| line.contains(**start)) {
                 wrong.push(file.at(at + 1, &format!("`{start}` outside task.rs")));
             }
         }
@@ -469,6 +476,17 @@ mod tests {
             0
         );
         assert_eq!(found("task.rs", "runtime.spawn(body);"), 0);
+        assert_eq!(
+            found(
+                "client.rs",
+                "use tokio::task::JoinSet; set.spawn(async {});"
+            ),
+            0
+        );
+        assert_eq!(
+            found("client.rs", "use JoinSet; use Handle; handle.spawn(body);"),
+            1
+        );
     }
 
     #[test]
