@@ -273,85 +273,7 @@ impl FromStr for Token {
     }
 }
 
-/// How texts of an answer are taken over: shared, and each distinct one once per answer.
-///
-/// An answer about a thousand instances repeats the same names, tags, addresses and check texts a
-/// thousand times. While a [`Scope`](text::Scope) is open on this thread, equal texts are one
-/// allocation; without one each is its own.
-pub(crate) mod text {
-    use std::cell::RefCell;
-    use std::collections::HashSet;
-    use std::fmt;
-    use std::sync::Arc;
-
-    use serde::Deserializer;
-    use serde::de::{Error, Visitor};
-
-    thread_local! {
-        static SEEN: RefCell<Option<HashSet<Arc<str>>>> = const { RefCell::new(None) };
-    }
-
-    /// While it lives, equal texts decoded on this thread are shared.
-    #[must_use = "texts are shared only while the scope lives"]
-    pub(crate) struct Scope {
-        outer: Option<HashSet<Arc<str>>>,
-    }
-
-    impl Scope {
-        pub(crate) fn open() -> Self {
-            Self {
-                outer: SEEN.with_borrow_mut(|seen| seen.replace(HashSet::new())),
-            }
-        }
-    }
-
-    impl Drop for Scope {
-        fn drop(&mut self) {
-            let outer = self.outer.take();
-            SEEN.with_borrow_mut(|seen| *seen = outer);
-        }
-    }
-
-    /// The shared form of `text`.
-    pub(crate) fn shared(text: &str) -> Arc<str> {
-        SEEN.with_borrow_mut(|seen| match seen {
-            None => Arc::from(text),
-            Some(seen) => match seen.get(text) {
-                Some(known) => Arc::clone(known),
-                None => {
-                    let new: Arc<str> = Arc::from(text);
-                    seen.insert(Arc::clone(&new));
-                    new
-                }
-            },
-        })
-    }
-
-    struct Text;
-
-    impl Visitor<'_> for Text {
-        type Value = Arc<str>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Arc<str>, E> {
-            Ok(shared(text))
-        }
-
-        // Consul writes null where it means an empty text or list.
-        fn visit_unit<E: Error>(self) -> Result<Arc<str>, E> {
-            Ok(shared(""))
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<str>, D::Error> {
-        deserializer.deserialize_any(Text)
-    }
-}
+pub(crate) mod text;
 
 #[cfg(test)]
 mod tests {
@@ -399,7 +321,7 @@ mod tests {
         let read = || serde_json::from_str::<Vec<NodeName>>(r#"["a","b","a",null]"#).unwrap();
         let apart = read();
         assert!(!Arc::ptr_eq(&apart[0].0, &apart[2].0));
-        let scope = text::Scope::open();
+        let scope = text::Scope::open(4096);
         let shared = read();
         drop(scope);
         assert!(Arc::ptr_eq(&shared[0].0, &shared[2].0));

@@ -3,13 +3,14 @@
 //! A registry that is polled can answer, deny or fail. This is the rule for all three, without a
 //! socket, a clock or randomness: `now` and `luck` are arguments.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Status;
-use crate::endpoint::EndpointSet;
+use crate::endpoint::{Endpoint, EndpointSet, Target};
 
 /// How often to ask, and how long to doubt.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +27,12 @@ pub(super) struct Pace {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
     /// The registry says who is there, and for how long it vouches for it.
-    Set { set: EndpointSet, ttl: Duration },
+    Set {
+        set: EndpointSet,
+        ttl: Duration,
+        /// There may be more than these, and the next answer may name others.
+        cut: bool,
+    },
     /// The registry says that the name does not exist or has no such records.
     Denied { reason: Arc<str>, ttl: Duration },
     /// The registry could not be asked, or its answer makes no sense.
@@ -59,6 +65,7 @@ pub(super) struct Refresh {
     pace: Pace,
     known: Option<Known>,
     trouble: Option<Trouble>,
+    sample: Sample,
 }
 
 #[derive(Debug)]
@@ -93,13 +100,23 @@ impl Refresh {
             pace,
             known: None,
             trouble: None,
+            sample: Sample::default(),
         }
     }
 
     /// Takes in an answer that arrived at `now`; `luck` is any random number.
     pub(super) fn apply(&mut self, answer: Answer, now: Instant, luck: u16) -> Step {
         match answer {
-            Answer::Set { set, ttl } => self.confirm(set, ttl, now, luck),
+            Answer::Set { set, ttl, cut } => {
+                let set = if cut {
+                    let known = self.known.as_ref().map(|known| &known.set);
+                    self.sample.add(known, &set)
+                } else {
+                    self.sample = Sample::default();
+                    set
+                };
+                self.confirm(set, ttl, now, luck)
+            }
             Answer::Denied { reason, ttl } => {
                 let since = self
                     .trouble
@@ -111,6 +128,7 @@ impl Refresh {
                 // grace is wanted.
                 let protects = self.known.as_ref().is_some_and(|k| !k.set.is_empty());
                 if !protects || now.duration_since(since) >= self.pace.grace {
+                    self.sample = Sample::default();
                     return self.confirm(EndpointSet::empty(), ttl, now, luck);
                 }
                 let wait = jittered(self.pace.min, luck);
@@ -184,6 +202,52 @@ impl Refresh {
     }
 }
 
+/// What cut answers have named lately.
+///
+/// Each of them names another choice of a service that is too large for one answer. Taken one by
+/// one they would throw a third of 1,500 instances out and take another third in with each
+/// refresh; taken together they name all.
+#[derive(Debug, Default)]
+struct Sample {
+    answers: u64,
+    /// Who was named, and in which answer for the last time.
+    named: HashMap<Target, (Arc<Endpoint>, u64)>,
+}
+
+/// Who is missing from so many cut answers in a row is gone.
+///
+/// Of 3,000 instances, of which each answer names 1,024, one that is there is taken for gone once
+/// in 200,000 times.
+const CUT_ANSWERS: u64 = 30;
+
+impl Sample {
+    /// Takes in a cut answer and returns who has been named lately.
+    fn add(&mut self, known: Option<&EndpointSet>, answer: &EndpointSet) -> EndpointSet {
+        if self.answers == 0 {
+            // The answer before was whole: all that it named was there.
+            self.name(known.into_iter().flatten());
+        }
+        self.answers += 1;
+        self.name(answer);
+        let answers = self.answers;
+        self.named
+            .retain(|_, (_, named)| answers - *named < CUT_ANSWERS);
+        let endpoints = self.named.values();
+        endpoints
+            .map(|(endpoint, _)| Arc::clone(endpoint))
+            .collect()
+    }
+
+    fn name<'a>(&mut self, endpoints: impl IntoIterator<Item = &'a Arc<Endpoint>>) {
+        for endpoint in endpoints {
+            self.named.insert(
+                endpoint.target().clone(),
+                (Arc::clone(endpoint), self.answers),
+            );
+        }
+    }
+}
+
 /// Jitter only lengthens a wait, so that the smallest interval holds.
 fn jittered(wait: Duration, luck: u16) -> Duration {
     wait + wait / JITTER * u32::from(luck) / u32::from(u16::MAX)
@@ -209,7 +273,22 @@ mod tests {
             .iter()
             .map(|target| Endpoint::new(target.parse().unwrap()))
             .collect();
-        Answer::Set { set, ttl }
+        Answer::Set {
+            set,
+            ttl,
+            cut: false,
+        }
+    }
+
+    fn cut(targets: &[&str]) -> Answer {
+        match found(targets, Duration::ZERO) {
+            Answer::Set { set, ttl, .. } => Answer::Set {
+                set,
+                ttl,
+                cut: true,
+            },
+            other => other,
+        }
     }
 
     fn denied() -> Answer {
@@ -346,5 +425,29 @@ mod tests {
         hasty.apply(found(&["10.0.0.1:80"], Duration::ZERO), now, 0);
         let step = hasty.apply(denied(), now, 0);
         assert_eq!(step.tell, Some(EndpointSet::empty()));
+    }
+
+    #[test]
+    fn cut_answers_add_up_to_all_that_were_named_lately() {
+        let mut refresh = refresh();
+        let now = Instant::now();
+        let tell = |step: Step| step.tell.map(|set| set.len());
+        refresh.apply(found(&["a:1", "b:1"], Duration::ZERO), now, 0);
+        // All of the whole answer before are kept, and none is told to go while the choice varies.
+        assert_eq!(tell(refresh.apply(cut(&["b:1", "c:1"]), now, 0)), Some(3));
+        for _ in 0..10 {
+            assert_eq!(tell(refresh.apply(cut(&["a:1", "b:1"]), now, 0)), None);
+            assert_eq!(tell(refresh.apply(cut(&["b:1", "c:1"]), now, 0)), None);
+        }
+        // A failure says nothing about who is there.
+        refresh.apply(failed(), now, 0);
+        for _ in 0..28 {
+            assert_eq!(tell(refresh.apply(cut(&["b:1", "c:1"]), now, 0)), None);
+        }
+        assert_eq!(tell(refresh.apply(cut(&["b:1", "c:1"]), now, 0)), Some(2));
+        // A whole answer is the whole truth.
+        let whole = found(&["c:1"], Duration::ZERO);
+        assert_eq!(tell(refresh.apply(whole, now, 0)), Some(1));
+        assert_eq!(tell(refresh.apply(cut(&["d:1"]), now, 0)), Some(2));
     }
 }

@@ -1,8 +1,10 @@
 //! Endpoints from DNS SRV records, Consul's or any other; the only file that names hickory.
 
+mod builder;
+
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,8 +22,9 @@ use tokio::time::{Instant, Sleep};
 use super::refresh::{Answer, Pace, Refresh, Turn};
 use super::zone::{Place, Zone};
 use super::{Source, Status};
-use crate::endpoint::{Endpoint, EndpointSet, Host, Target, dns_name};
-use crate::error::{Error, ErrorKind};
+use crate::endpoint::{Endpoint, EndpointSet, Host, Target};
+
+pub use self::builder::SrvSourceBuilder;
 
 /// Endpoints from SRV records, asked for again and again.
 ///
@@ -32,10 +35,13 @@ use crate::error::{Error, ErrorKind};
 /// # What is asked, and how
 ///
 /// Queries go over TCP only, on a connection that lasts for one refresh: over UDP Consul cuts the
-/// answer to what fits and does not say so. Even over TCP a DNS message ends at 65,535 bytes and
-/// Consul stops at 1,024 instances, then with another choice each time; a larger service should
-/// be watched over HTTP (a `tracing` warning says so). No system configuration, no hosts file, no
-/// search domain and no cache is involved.
+/// answer to what fits and does not say so. No system configuration, no hosts file, no search
+/// domain and no cache is involved.
+///
+/// Even over TCP a DNS message ends at 65,535 bytes, and Consul stops at 1,024 instances, another
+/// choice each time. Such answers are added up: an instance is gone when 30 answers in a row did
+/// not name it. This finds some 3,000 instances; larger services should be watched over HTTP. A
+/// `tracing` warning says when answers are cut.
 ///
 /// The answer says how long it holds (TTL), between [`min_refresh`](SrvSourceBuilder::min_refresh)
 /// and [`max_refresh`](SrvSourceBuilder::max_refresh). Consul's default TTL is 0, so that the
@@ -91,16 +97,6 @@ pub struct SrvSource {
     oddities: Oddities,
 }
 
-/// Options of a [`SrvSource`].
-#[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until built"]
-pub struct SrvSourceBuilder {
-    name: String,
-    servers: Vec<SocketAddr>,
-    timeout: Duration,
-    pace: Pace,
-}
-
 /// What does not change from one refresh to the next.
 struct Question {
     name: Name,
@@ -134,30 +130,25 @@ struct Oddities {
     cut: bool,
 }
 
-/// Consul's own agent on this machine, on its default port.
-const LOCAL_AGENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8600);
-
 /// Consul stops at this many records, even over TCP (`maxAnswers` in its `dns.go`).
 const CONSUL_CUTS_AT: usize = 1024;
 
 /// How many aliases are followed from the name to its records.
 const ALIASES_MAX: usize = 8;
 
-const SERVERS_MAX: usize = 16;
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
 impl SrvSource {
     /// Options for the SRV records of a name, each with a default.
     pub fn builder(name: impl Into<String>) -> SrvSourceBuilder {
-        SrvSourceBuilder {
-            name: name.into(),
-            servers: Vec::new(),
-            timeout: Duration::from_secs(2),
-            pace: Pace {
-                min: Duration::from_secs(1),
-                max: Duration::from_secs(60),
-                grace: Duration::from_secs(5),
-            },
+        SrvSourceBuilder::new(name.into())
+    }
+
+    fn new(question: Question, pace: Pace) -> Self {
+        Self {
+            question: Arc::new(question),
+            refresh: Refresh::new(pace),
+            phase: Phase::Start,
+            server: 0,
+            oddities: Oddities::default(),
         }
     }
 
@@ -180,113 +171,23 @@ impl SrvSource {
         if oddities.cut && !self.oddities.cut {
             tracing::warn!(
                 name,
-                "SRV answer is cut; watch so large a service over HTTP"
+                "SRV answers are cut and added up; HTTP tells all at once"
             );
         }
         self.oddities = oddities;
     }
 }
 
-impl SrvSourceBuilder {
-    /// Adds a DNS server to ask.
-    ///
-    /// Given several times, the servers are asked in this order until one answers, beginning with
-    /// the one that has answered last; up to 16. Default: `127.0.0.1:8600`, where a Consul agent
-    /// serves DNS unless configured otherwise.
-    pub fn server(mut self, server: SocketAddr) -> Self {
-        self.servers.push(server);
-        self
-    }
-
-    /// Sets how long one server may take to answer, connecting included.
-    ///
-    /// 10 ms to 60 s, default 2 s: an agent nearby answers within milliseconds, and the next
-    /// server should get its chance before a caller gives up.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// Sets the smallest interval between two refreshes.
-    ///
-    /// 10 ms to one day, default 1 s: it is the pace for Consul, whose default TTL is 0, and one
-    /// small query per second is nothing to an agent.
-    pub fn min_refresh(mut self, interval: Duration) -> Self {
-        self.pace.min = interval;
-        self
-    }
-
-    /// Sets the largest interval between two refreshes, whatever the TTL says.
-    ///
-    /// From `min_refresh` to one day, default 60 s: instances come and go faster than many
-    /// servers' TTL.
-    pub fn max_refresh(mut self, interval: Duration) -> Self {
-        self.pace.max = interval;
-        self
-    }
-
-    /// Sets how long a known set outlives the claim that no such name or record exists.
-    ///
-    /// 0 to one day, default 5 s, in which an agent has usually restarted. Meanwhile the name is
-    /// asked for in the smallest interval. With 0 the first claim is believed.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.pace.grace = grace;
-        self
-    }
-
-    /// Checks the options and makes the source, which asks when it is first polled.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`] for an option outside its range, a name that is not a DNS name of
-    /// two labels or more, or a server that cannot be connected to (port 0, `0.0.0.0`);
-    /// [`ErrorKind::NoRuntime`] outside a Tokio runtime, in which the source must be polled.
-    pub fn build(self) -> Result<SrvSource, Error> {
-        let text = dns_name(&self.name)?;
-        if !text.contains('.') {
-            return Err(invalid(format!(
-                "{text:?} is a single label and no search domain is used; \
-                 write the whole name, such as {text}.service.consul"
-            )));
-        }
-        let name = Name::from_ascii(format!("{text}."))
-            .map_err(|why| invalid(format!("{text:?} is not a DNS name: {why}")))?;
-
-        let mut servers = self.servers;
-        if servers.is_empty() {
-            servers.push(LOCAL_AGENT);
-        }
-        if servers.len() > SERVERS_MAX {
-            return Err(invalid(format!(
-                "{} DNS servers are too many; give {SERVERS_MAX} at most",
-                servers.len()
-            )));
-        }
-        for server in &servers {
-            Target::try_from(*server)?;
-        }
-
-        let Pace { min, max, grace } = self.pace;
-        in_range("timeout", self.timeout, ms(10), ms(60_000))?;
-        in_range("min_refresh", min, ms(10), DAY)?;
-        in_range("max_refresh", max, min, DAY)?;
-        in_range("grace", grace, ms(0), DAY)?;
-        if Handle::try_current().is_err() {
-            return Err(Error::new(ErrorKind::NoRuntime)
-                .context("an SRV source is made and polled inside a Tokio runtime"));
-        }
-        Ok(SrvSource {
-            question: Arc::new(Question {
-                name,
-                zone: Zone::of(&text),
-                text,
-                servers,
-                timeout: self.timeout,
-            }),
-            refresh: Refresh::new(self.pace),
-            phase: Phase::Start,
-            server: 0,
-            oddities: Oddities::default(),
+impl Question {
+    /// The question for a name that is known to be a DNS name, without the final dot.
+    fn new(text: Arc<str>, servers: Vec<SocketAddr>, timeout: Duration) -> Result<Self, String> {
+        Ok(Self {
+            // With the final dot no search domain can come in.
+            name: Name::from_ascii(format!("{text}.")).map_err(|why| why.to_string())?,
+            zone: Zone::of(&text),
+            text,
+            servers,
+            timeout,
         })
     }
 }
@@ -491,6 +392,7 @@ async fn endpoints(
     let answer = Answer::Set {
         set: endpoints.into_iter().collect(),
         ttl: seconds(ttl),
+        cut: oddities.cut,
     };
     Ok((answer, oddities))
 }
@@ -584,23 +486,6 @@ fn follow(answers: &[Record], name: &Name) -> Result<Name, String> {
 
 fn seconds(ttl: u32) -> Duration {
     Duration::from_secs(ttl.into())
-}
-
-const fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-fn in_range(option: &str, value: Duration, least: Duration, most: Duration) -> Result<(), Error> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    Err(invalid(format!(
-        "{option} is {value:?}; choose {least:?} to {most:?}"
-    )))
-}
-
-fn invalid(why: String) -> Error {
-    Error::new(ErrorKind::Invalid).context(why)
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ impl Raw {
 
     /// The body as JSON.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        let _shared = text::Scope::open();
+        let _shared = text::Scope::open(self.body.len());
         serde_json::from_slice(&self.body).map_err(|err| self.unexpected(err))
     }
 

@@ -3,6 +3,7 @@
 //! `now` and seeds come in as arguments, so every rule about time is tested without waiting.
 
 pub(crate) mod duration;
+pub(crate) mod json;
 pub(crate) mod query;
 pub(crate) mod meta;
 pub(crate) mod status;

@@ -8,7 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::builder::{DAY, LOCAL_AGENT, ms};
 use super::*;
+use crate::error::ErrorKind;
 
 /// What the server does with a question.
 enum Reply {
