@@ -198,8 +198,8 @@ pub(crate) fn one_home(krate: &str, word: &str, homes: &[&str], files: &[File]) 
 
 /// Tasks start in `task.rs`, where each gets an owner, or in a set that ends them when it goes.
 ///
-/// A method call does not tell what it is called on. So a file may call `.spawn(` if it names a set
-/// (tokio's `JoinSet`, the crate's own `Group`) and no runtime's `Handle`.
+/// A method call does not tell the type of what it is called on. So `name.spawn(…)` is taken for a
+/// set's if the file says on some line that `name` is one: tokio's `JoinSet`, the crate's `Group`.
 pub(crate) fn tasks_have_owners(files: &[File]) -> Vec<String> {
     const STARTS: [&str; 5] = [
         "tokio::spawn",
@@ -215,13 +215,24 @@ pub(crate) fn tasks_have_owners(files: &[File]) -> Vec<String> {
             continue;
         }
         let code = file.production();
-        let names = |word| !lines_with_word(&code, word).is_empty();
-        let in_a_set = (names("JoinSet") || names("Group")) && !names("Handle");
-        let starts = if in_a_set { &[][..] } else { &[".spawn("] };
         for (at, line) in code.lines().enumerate() {
-            let starts = STARTS.iter().chain(starts);
-            for start in starts.filter(|start| line.contains(**start)) {
+            for start in STARTS.iter().filter(|start| line.contains(**start)) {
                 wrong.push(file.at(at + 1, &format!("`{start}` outside task.rs")));
+            }
+        }
+        let lines: Vec<&str> = code.lines().collect();
+        let of_a_set = |name: &str| {
+            let told = lines_with_word(&code, name);
+            let mut told = told.iter().filter_map(|line| lines.get(line - 1));
+            !name.is_empty() && told.any(|line| line.contains("JoinSet") || line.contains("Group"))
+        };
+        for (at, _) in code.match_indices(".spawn(") {
+            let before = code[..at].trim_end();
+            let word = before.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_');
+            let name = &before[word.len()..];
+            if !of_a_set(name) {
+                let line = code[..at].matches('\n').count() + 1;
+                wrong.push(file.at(line, &format!("`{name}.spawn(` outside task.rs")));
             }
         }
     }
@@ -476,17 +487,14 @@ mod tests {
             0
         );
         assert_eq!(found("task.rs", "runtime.spawn(body);"), 0);
-        assert_eq!(
-            found(
-                "client.rs",
-                "use tokio::task::JoinSet; set.spawn(async {});"
-            ),
-            0
-        );
-        assert_eq!(
-            found("client.rs", "use JoinSet; use Handle; handle.spawn(body);"),
-            1
-        );
+        let set = "let mut set = JoinSet::new();\nset.spawn(async {});";
+        assert_eq!(found("client.rs", set), 0);
+        let field = "struct S {\n    tries: Option<Group>,\n}\nself.tries\n    .spawn(async {});";
+        assert_eq!(found("client.rs", field), 0);
+        let other =
+            "let set = JoinSet::new();\nlet runtime = Handle::current();\nruntime.spawn(body);";
+        assert_eq!(found("client.rs", other), 1);
+        assert_eq!(found("client.rs", "Handle::current().spawn(body);"), 1);
     }
 
     #[test]
