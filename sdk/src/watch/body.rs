@@ -42,10 +42,12 @@ impl<T: Watched> Decoded<T> {
         if self.known && body == self.body {
             return Ok(false);
         }
-        let _shared = text::Scope::open();
         let (spans, items) = match T::SHAPE {
             Shape::Array => self.array(&body)?,
-            Shape::Whole(decode) => (Vec::new(), decode(&body)?),
+            Shape::Whole(decode) => {
+                let _shared = text::Scope::open(body.len());
+                (Vec::new(), decode(&body)?)
+            }
         };
         let changed = !self.known || !equal(&items, &self.items);
         if changed {
@@ -69,6 +71,8 @@ impl<T: Watched> Decoded<T> {
                 err.at
             )
         })?;
+        let new = found.iter().filter(|one| one.origin == Origin::New);
+        let _shared = text::Scope::open(new.map(|one| one.span.len()).sum());
         let mut spans = Vec::with_capacity(found.len());
         let mut items = Vec::with_capacity(found.len());
         for element in found {

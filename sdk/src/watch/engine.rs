@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::body::{Decoded, equal};
-use super::kinds::{Watchable, Watched};
+use super::kinds::{Asked, Watchable, Watched};
 use super::snapshot::{Content, Status};
 use super::{BURST, MAX_STALENESS, PACE, WAIT};
 use crate::api::{Meta, wait_for};
@@ -57,16 +57,16 @@ struct Meaning<T> {
 /// Asks for as long as there are readers.
 pub(super) async fn run<E: Watchable>(
     question: Question,
-    endpoint: E,
     state: watch::Sender<State<E::Item>>,
     mut stop: StopSignal,
 ) {
+    let meaning = Meaning {
+        absent_is_empty: E::ABSENT_IS_EMPTY,
+        selects: E::selects(&Asked(&question.call.target)),
+    };
     let mut engine = Engine {
         question,
-        meaning: Meaning {
-            absent_is_empty: E::ABSENT_IS_EMPTY,
-            selects: endpoint.selects(),
-        },
+        meaning,
         state,
         cursor: Cursor::default(),
         decoded: Decoded::new(),

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::reader::Watch;
-use crate::api::{Endpoint, Read, kv};
+use crate::api::{Endpoint, Read, health, kv};
 use crate::error::Result;
-use crate::ident::Key;
+use crate::ident::{CheckId, Key, NodeName, ServiceId};
+use crate::proto::query::Target;
 use crate::transport::BoxError;
 
 /// An element of a snapshot: it has an identity, and it can be compared.
@@ -39,6 +40,11 @@ pub enum Shape<T> {
 
 type Decode<T> = fn(&[u8]) -> Result<Vec<Arc<T>>, BoxError>;
 
+/// The parameters of a query.
+#[expect(unnameable_types, reason = "seals the trait")]
+#[derive(Debug)]
+pub struct Asked<'a>(pub(super) &'a Target);
+
 /// A read that can be watched.
 ///
 /// The trait cannot be implemented outside this crate.
@@ -50,9 +56,9 @@ pub trait Watchable: Endpoint {
     #[doc(hidden)]
     const ABSENT_IS_EMPTY: bool = false;
 
-    /// Whether an element of the answer is one that was asked for.
+    /// Which elements of the answer were asked for, where an agent may answer with others.
     #[doc(hidden)]
-    fn selects(&self) -> Option<fn(&Self::Item) -> bool> {
+    fn selects(_asked: &Asked<'_>) -> Option<fn(&Self::Item) -> bool> {
         None
     }
 }
@@ -95,4 +101,41 @@ impl Watchable for kv::List {
     type Item = kv::Pair;
 
     const ABSENT_IS_EMPTY: bool = true;
+}
+
+impl Watched for health::ServiceEntry {
+    type Identity<'a> = (&'a NodeName, &'a ServiceId);
+
+    fn identity(&self) -> Self::Identity<'_> {
+        (self.node().name(), self.service().id())
+    }
+
+    const SHAPE: Shape<Self> = Shape::Array;
+}
+
+impl Watchable for health::Instances {
+    type Item = health::ServiceEntry;
+
+    /// `passing` moved from agents to servers in 1.19: an agent of 1.19 in front of older servers
+    /// answers with instances that do not pass. Selecting again costs nothing and is always right.
+    fn selects(asked: &Asked<'_>) -> Option<fn(&Self::Item) -> bool> {
+        asked
+            .0
+            .has_flag("passing")
+            .then_some(|entry| entry.status() == health::Status::Passing)
+    }
+}
+
+impl Watched for health::Check {
+    type Identity<'a> = (&'a NodeName, &'a CheckId);
+
+    fn identity(&self) -> Self::Identity<'_> {
+        (self.node(), self.id())
+    }
+
+    const SHAPE: Shape<Self> = Shape::Array;
+}
+
+impl Watchable for health::Checks {
+    type Item = health::Check;
 }

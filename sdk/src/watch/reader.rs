@@ -67,9 +67,7 @@ impl<T: Watched> Watch<T> {
                 call,
                 of_leader,
             };
-            let worker = Worker::spawn(&runtime, |stop| {
-                engine::run(question, read.endpoint, sender, stop)
-            });
+            let worker = Worker::spawn(&runtime, |stop| engine::run::<E>(question, sender, stop));
             Ok(Arc::new(Shared {
                 state,
                 _worker: worker,
