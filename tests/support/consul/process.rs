@@ -7,10 +7,12 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Holds the read end of a pipe whose write end only the test process has. End of file means
 /// that the process is gone (or has dropped its [`Process`]): the child is killed and its folder
-/// removed. When the child ends by itself, so does this script, and the folder stays.
+/// removed. When the child ends by itself, so does this script, and the folder stays. It does not
+/// hear the signals of a terminal, because it is the one who tidies up after them.
 const WATCHDOG: &str = r#"
 dir=$1 log=$2
 shift 2
+trap '' HUP INT TERM
 exec 3<&0
 "$@" </dev/null >>"$log" 2>&1 3<&- &
 child=$!
@@ -19,7 +21,7 @@ echo "$child"
 watcher=$!
 wait "$child"
 status=$?
-kill "$watcher" 2>/dev/null
+kill -KILL "$watcher" 2>/dev/null
 if [ -e "$dir/abandoned" ]; then rm -rf "$dir"; fi
 exit "$status"
 "#;
