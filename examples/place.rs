@@ -54,7 +54,8 @@ impl Place {
     ///
     /// If the agent cannot be reached, or none can be started.
     pub async fn find(options: &Options) -> Result<Self> {
-        let in_environment = std::env::var_os("CONSUL_HTTP_ADDR").is_some_and(|set| !set.is_empty());
+        let in_environment =
+            std::env::var_os("CONSUL_HTTP_ADDR").is_some_and(|set| !set.is_empty());
         if options.consul.is_none() && !in_environment {
             let agent = Agent::start().await?;
             return Ok(Self {
@@ -76,13 +77,21 @@ impl Place {
             None => "consul".to_owned(),
         };
         // The agent itself knows best where it answers DNS queries.
-        let config = about.debug_config();
-        let listens = config.and_then(|config| config.get("DNSAddrs")?.as_array());
-        if let Some(address) = listens.into_iter().flatten().find_map(|address| {
-            let address = address.as_str()?.strip_prefix("tcp://")?;
-            address.parse::<SocketAddr>().ok()
-        }) {
-            place.dns = address;
+        #[derive(Default, serde::Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Listens {
+            #[serde(rename = "DNSAddrs")]
+            dns_addrs: Vec<String>,
+        }
+        if let Some(config) = about.debug_config() {
+            let listens: Listens = config.decode()?;
+            let mut tcp = listens
+                .dns_addrs
+                .iter()
+                .filter_map(|one| one.strip_prefix("tcp://"));
+            if let Some(address) = tcp.find_map(|one| one.parse().ok()) {
+                place.dns = address;
+            }
         }
         Ok(place)
     }

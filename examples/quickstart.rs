@@ -11,7 +11,6 @@
 //!
 //! Without `--consul` or `CONSUL_HTTP_ADDR` it brings an agent of its own, in this process.
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -259,7 +258,7 @@ async fn serve(
 
 fn finds(channel: &Channel, server: &Server) -> bool {
     let endpoints = channel.endpoints();
-    endpoints.iter().any(|one| one.target() == &server.target)
+    endpoints.iter().any(|one| one.target == server.target)
 }
 
 /// Whether SRV and HTTP discovery come to find the same endpoints.

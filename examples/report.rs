@@ -30,7 +30,10 @@ impl Report {
     /// The calls that failed and need not have: all but those that were on their way, or being
     /// answered, when the server died.
     pub fn needless(&self) -> impl Iterator<Item = &Failure> {
-        self.tally.failures.iter().filter(|one| !self.in_flight(one))
+        self.tally
+            .failures
+            .iter()
+            .filter(|one| !self.in_flight(one))
     }
 
     /// Whether nothing failed that need not have failed.
@@ -73,13 +76,28 @@ impl fmt::Display for Report {
         writeln!(f, "agent            {}", self.agent)?;
         writeln!(f, "calls            {}", self.tally.calls)?;
         writeln!(f, "failed           {needless}")?;
-        writeln!(f, "lost in flight   {lost}   (on the server that was aborted)")?;
+        writeln!(
+            f,
+            "lost in flight   {lost}   (on the server that was aborted)"
+        )?;
         for (instance, calls) in &self.tally.per_instance {
             writeln!(f, "  {instance:<15}{calls}")?;
         }
-        writeln!(f, "a new server was known after      {:>8.1} ms", ms(self.join))?;
-        writeln!(f, "a leaving one was gone after      {:>8.1} ms", ms(self.leave))?;
-        writeln!(f, "an aborted one was gone after     {:>8.1} ms", ms(self.crash))?;
+        writeln!(
+            f,
+            "a new server was known after      {:>8.1} ms",
+            ms(self.join)
+        )?;
+        writeln!(
+            f,
+            "a leaving one was gone after      {:>8.1} ms",
+            ms(self.leave)
+        )?;
+        writeln!(
+            f,
+            "an aborted one was gone after     {:>8.1} ms",
+            ms(self.crash)
+        )?;
         let same = if self.srv_equals_http { "yes" } else { "NO" };
         writeln!(f, "SRV and HTTP found the same       {same}")?;
         for failure in self.needless() {
