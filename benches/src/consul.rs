@@ -56,9 +56,10 @@ impl Consul {
         let config = data.path().join("bench.json");
         std::fs::write(
             &config,
-            r#"{"limits":{"http_max_conns_per_client":20000},"performance":{"raft_multiplier":1},
+            r#"{"limits":{"http_max_conns_per_client":4096},"performance":{"raft_multiplier":1},
                "disable_update_check":true,"skip_leave_on_interrupt":true}"#,
         )?;
+        let log = std::fs::File::create(data.path().join("log"))?;
         let process = Command::new(program)
             .args(["agent", "-server", "-bootstrap-expect=1"])
             .args([
@@ -76,8 +77,8 @@ impl Consul {
             .arg(format!("-serf-lan-port={}", lan.port()))
             .arg(format!("-serf-wan-port={}", wan.port()))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("{} cannot be started: {error}", program.display()))?;
@@ -95,7 +96,9 @@ impl Consul {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(status) = self.process.try_wait()? {
-                return Err(format!("Consul ended at once ({status})").into());
+                let log = std::fs::read_to_string(self.data.path().join("log")).unwrap_or_default();
+                let reason = log.lines().last().unwrap_or_default();
+                return Err(format!("Consul ended at once ({status}): {reason}").into());
             }
             // The node's name tells this server from a stranger that took the port first.
             let nodes = client

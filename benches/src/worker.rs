@@ -151,11 +151,10 @@ pub async fn sibling(name: &str, features: &[&str]) -> Outcome<PathBuf> {
     let built = command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
         .kill_on_drop(true)
-        .status()
+        .output()
         .await
-        .is_ok_and(|status| status.success());
+        .is_ok_and(|built| built.status.success());
     if built || path.exists() {
         return Ok(path);
     }

@@ -49,8 +49,8 @@ pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
                     contender: contender.name.to_owned(),
                     address: stage.canned.address().to_owned(),
                     service: format!("fixed-{instances}"),
-                    warm_up_ms: if quick { 30 } else { 150 },
-                    measured_ms: if quick { 150 } else { 600 },
+                    warm_up_ms: if quick { 20 } else { 150 },
+                    measured_ms: if quick { 100 } else { 600 },
                     at_least: if quick { 1 } else { 3 },
                     ..Job::default()
                 };

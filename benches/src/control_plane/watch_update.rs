@@ -40,7 +40,10 @@ const METRICS: [Metric; 5] = [
 pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
     let quick = stage.args.quick;
     for changed in [1, 0] {
-        let mut contenders = vec![Contender::floor("fetch"), Contender::floor("decode")];
+        let mut contenders = vec![Contender::floor("fetch")];
+        if changed > 0 || !quick {
+            contenders.push(Contender::floor("decode"));
+        }
         if !quick {
             contenders.extend(subject::peers(stage, &[subject::RS_CONSUL, subject::GO]));
         }

@@ -53,11 +53,9 @@ where
         make,
     };
     let source = Box::pin(source);
-    balance.driver.get_or_init(|| {
-        Worker::spawn(runtime.handle(), move |stop| {
-            driver.run(source, age_every, stop)
-        })
-    });
+    balance
+        .driver
+        .get_or_init(|| Worker::spawn(runtime, move |stop| driver.run(source, age_every, stop)));
     balance
 }
 
@@ -90,7 +88,7 @@ where
         loop {
             tokio::select! {
                 biased;
-                _ = stop.recv() => return,
+                () = stop.recv() => return,
                 set = newest(source.as_mut()), if !ended => match set {
                     Newest { set: Some(set), over } => {
                         ended = over;

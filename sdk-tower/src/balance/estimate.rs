@@ -12,10 +12,17 @@ use std::time::Duration;
 
 use super::tick::Tick;
 
-/// Time constant of the average in milliseconds: Finagle's and linkerd's default of 10 s.
-const MEMORY_MILLIS: f32 = 10_000.0;
-/// Time constant with which a penalty fades: a failed endpoint is asked again within seconds.
-const PENALTY_MEMORY_MILLIS: f32 = 1_000.0;
+/// The shortest time constant of the average, in seconds: what a slow answer costs an endpoint
+/// that is well. Finagle and linkerd take 10 s for every service; here the time follows the
+/// latency, so that a service that answers in seconds is remembered longer.
+const MEMORY: f32 = 2.0;
+/// The time constant in multiples of the estimate, where that is longer.
+const MEMORY_PER_LATENCY: f32 = 8.0;
+/// The longest time constant in seconds.
+const LONGEST_MEMORY: f32 = 60.0;
+/// The shortest time constant with which a penalty fades, in seconds: a failed endpoint is asked
+/// again soon.
+const PENALTY_MEMORY: f32 = 1.0;
 /// The least penalty in seconds, far above a healthy latency.
 const PENALTY_FLOOR: f32 = 1.0;
 /// The greatest penalty in seconds; bounds how long a recovered endpoint goes without a request.
@@ -136,15 +143,15 @@ impl Estimate {
             return 1.0;
         }
         let memory = if self.penalty {
-            PENALTY_MEMORY_MILLIS
+            self.seconds.max(PENALTY_MEMORY)
         } else {
-            MEMORY_MILLIS
+            (self.seconds * MEMORY_PER_LATENCY).clamp(MEMORY, LONGEST_MEMORY)
         };
         #[expect(
             clippy::cast_precision_loss,
             reason = "a rounding of one in 2^24 does not matter to an average"
         )]
-        let passed = millis as f32;
+        let passed = millis as f32 / 1_000.0;
         (-passed / memory).exp()
     }
 }
@@ -187,16 +194,16 @@ mod tests {
         assert_eq!(known.latency().as_millis(), 200);
         known = Estimate::after_answer(Some(known), ms(2), at(2));
         assert!(known.latency() > ms(199));
-        for now in 3..40_000 {
+        for now in 3..10_000 {
             known = Estimate::after_answer(Some(known), ms(2), at(now));
         }
-        assert!(known.latency() < ms(7), "{:?}", known.latency());
+        assert!(known.latency() < ms(4), "{:?}", known.latency());
     }
 
     #[test]
     fn many_samples_within_one_millisecond_do_not_stop_the_average() {
         let mut known = measured(100, 0);
-        for now in 1..20_000 {
+        for now in 1..4_000 {
             for _ in 0..3 {
                 known = Estimate::after_answer(Some(known), ms(1), at(now));
             }
@@ -207,10 +214,21 @@ mod tests {
     #[test]
     fn an_estimate_fades_while_nobody_asks_and_stays_while_one_asks() {
         let known = measured(100, 0);
-        let faded = known.faded(at(0), at(10_000));
+        let faded = known.faded(at(0), at(2_000));
         assert!(close(faded, 0.1 * (-1.0_f32).exp()));
         // One was picked just now: until its answer the old value counts.
-        assert!(close(known.faded(at(10_000), at(10_000)), 0.1));
+        assert!(close(known.faded(at(2_000), at(2_000)), 0.1));
+    }
+
+    #[test]
+    fn a_slow_service_is_remembered_longer() {
+        let known = measured(2_000, 0);
+        assert!(close(
+            known.faded(at(0), at(16_000)),
+            2.0 * (-1.0_f32).exp()
+        ));
+        let known = measured(3_600_000, 0);
+        assert!(known.faded(at(0), at(600_000)) < 1.0);
     }
 
     #[test]

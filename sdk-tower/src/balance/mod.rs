@@ -41,9 +41,10 @@ pub(crate) use tick::{Clock, Tick};
 pub enum Policy {
     /// Load is the moving average of the latency times the requests in flight.
     ///
-    /// A slow endpoint is left alone after its first slow answer and tried again as the memory
-    /// fades (time constant 10 s, as in Finagle). An endpoint that fails fast looks slow, not
-    /// fast.
+    /// A slow endpoint is left alone after its first slow answer and tried again, by one request,
+    /// as the memory fades (time constant 2 s, or eight times the latency if that is longer).
+    /// Latencies within a factor of two of each other count as equal. An endpoint that fails fast,
+    /// by a lost connection or with a status of 500 or above, looks slow and not fast.
     #[default]
     PeakEwma,
     /// Load is the number of requests in flight, including unfinished response bodies.
@@ -70,7 +71,7 @@ pub(crate) struct Balance<S: Backend> {
     clock: Clock,
     seed: AtomicU64,
     /// Held so that the driver ends with this value; it starts when the rest stands.
-    driver: OnceLock<Worker<()>>,
+    driver: OnceLock<Worker>,
 }
 
 /// What a handle has of its own for picking: a cached snapshot and random numbers.

@@ -14,6 +14,11 @@ pub(crate) const MOST_ATTEMPTS: usize = 16;
 /// How often two are drawn before the whole tier is looked through.
 const ROUNDS: usize = 3;
 
+/// Latencies that differ by less than this factor differ by chance: then only the requests in
+/// flight count. Otherwise an idle service would send everything to the endpoint whose last
+/// answer happened to be quickest.
+const NOISE: f32 = 2.0;
+
 /// The endpoints that a request was tried on already.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tried {
@@ -132,7 +137,11 @@ impl Rule<'_> {
                 let [one, other] = known;
                 let one = one.or(self.median).or(other).unwrap_or(1.0);
                 let other = other.or(self.median).unwrap_or(one);
-                (one * (load(first) + 1.0), other * (load(second) + 1.0))
+                if one < NOISE * other && other < NOISE * one {
+                    (load(first), load(second))
+                } else {
+                    (one * (load(first) + 1.0), other * (load(second) + 1.0))
+                }
             }
         };
         Some(if second_cost < first_cost {

@@ -173,7 +173,8 @@ where
             connect_timeout: self.connect_timeout,
             most_idle: self.max_idle,
         });
-        let age_every = (self.idle_timeout / IDLE_AGES).max(Duration::from_millis(1));
+        // A tick is neither so short that it keeps a processor busy nor beyond what a clock holds.
+        let age_every = (self.idle_timeout / IDLE_AGES).clamp(SHORTEST_AGE, LONGEST_AGE);
         let make = move |target: &Target| {
             Upstream::new(target, Pool::new(target.clone(), Arc::clone(&settings)))
         };
@@ -196,6 +197,9 @@ where
         })
     }
 }
+
+const SHORTEST_AGE: Duration = Duration::from_millis(1);
+const LONGEST_AGE: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 impl<S> fmt::Debug for Builder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -219,11 +219,16 @@ impl Attempts {
                 if left.is_zero() {
                     return Err(self.core.never_resolved());
                 }
+                // The time runs from the call on, not from the first poll.
+                let due = Instant::now().checked_add(left);
                 let mut phase = self.core.balance.phase();
                 let resolved = async move {
                     let known = phase.wait_for(|phase| *phase != Phase::Unknown);
                     // What came of it is seen by the pick that follows.
-                    tokio::time::timeout(left, known).await.ok();
+                    match due {
+                        Some(due) => drop(tokio::time::timeout_at(due, known).await),
+                        None => drop(known.await),
+                    }
                 };
                 Ok(State::Unresolved {
                     request,

@@ -33,6 +33,10 @@ pub(super) struct Shared {
 struct State {
     /// Connections that are ready for a request; the last one was used last and is used next, so
     /// that those not needed grow old.
+    #[expect(
+        clippy::vec_box,
+        reason = "connections move between pool, request and body in their box"
+    )]
     idle: Vec<Box<Http1>>,
     shared: Option<Connection>,
     /// Never more than attempts to connect are under way, so that each is served in the end.
@@ -153,11 +157,6 @@ impl Pool {
         let shared = state.shared.take_if(|connection| old(connection.aged));
         drop(state);
         drop((closed, shared));
-    }
-
-    #[cfg(test)]
-    pub(crate) fn idle(&self) -> usize {
-        self.0.lock().idle.len()
     }
 }
 

@@ -12,11 +12,13 @@
 //!
 //! | Source | Use it when |
 //! |---|---|
+//! | [`HealthSource`] | there is a Consul agent to ask over HTTP |
 //! | [`SrvSource`] | the service is found by DNS SRV records, Consul's or any other |
 //! | [`fixed`] | the endpoints are known beforehand |
 //! | [`feed`] | something else knows the endpoints, or a test plays the registry |
 
 mod fixed;
+mod http;
 mod refresh;
 mod srv;
 mod zone;
@@ -30,6 +32,7 @@ use futures_core::Stream;
 use crate::endpoint::EndpointSet;
 
 pub use self::fixed::{Feed, FeedSource, Fixed, feed, fixed};
+pub use self::http::HealthSource;
 pub use self::srv::{SrvSource, SrvSourceBuilder};
 
 /// A stream of endpoint sets that cannot fail and never ends: one item per change.

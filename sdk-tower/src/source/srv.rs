@@ -38,8 +38,8 @@ pub use self::builder::SrvSourceBuilder;
 /// answer to what fits and does not say so. No system configuration, no hosts file, no search
 /// domain and no cache is involved.
 ///
-/// Even over TCP a DNS message ends at 65,535 bytes, and Consul stops at 1,024 instances, another
-/// choice each time. Such answers are added up: an instance is gone when 30 answers in a row did
+/// Even over TCP a DNS message ends at 65,535 octets, and Consul names some 1,000 instances at
+/// most, another choice each time. Such answers are added up: an instance is gone when 30 answers in a row did
 /// not name it. This finds some 3,000 instances; larger services should be watched over HTTP. A
 /// `tracing` warning says when answers are cut.
 ///
@@ -130,8 +130,13 @@ struct Oddities {
     cut: bool,
 }
 
-/// Consul stops at this many records, even over TCP (`maxAnswers` in its `dns.go`).
-const CONSUL_CUTS_AT: usize = 1024;
+/// Consul names at most so many instances in an answer over TCP (`trimTCPResponse` in its
+/// `dns.go`)...
+const RECORDS_MAX: usize = 1024;
+
+/// ...and takes off whole records until the message fits into 65,523 octets. One that ends less
+/// than a large record below was probably cut.
+const OCTETS_MAX: usize = 65_523 - 2_048;
 
 /// How many aliases are followed from the name to its records.
 const ALIASES_MAX: usize = 8;
@@ -355,7 +360,9 @@ async fn endpoints(
 ) -> Result<(Answer, Oddities), String> {
     let mut nodes = Nodes::of(&response.additionals);
     let mut oddities = Oddities {
-        cut: response.truncation || records.len() >= CONSUL_CUTS_AT,
+        cut: response.truncation
+            || records.len() >= RECORDS_MAX
+            || response.as_buffer().len() >= OCTETS_MAX,
         ..Oddities::default()
     };
     let mut endpoints = Vec::with_capacity(records.len());

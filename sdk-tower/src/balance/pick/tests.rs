@@ -138,6 +138,27 @@ fn a_slow_endpoint_gets_next_to_nothing_at_any_scale_of_time() {
 }
 
 #[test]
+fn a_healthy_idle_service_is_spread_in_spite_of_noise() {
+    for callers in [1, 3] {
+        let members = members(3);
+        let snapshot = even(&members);
+        // Between 2 and 5 ms, and every fiftieth answer takes 40 ms.
+        let deed = |id, now: u64| {
+            let noise = Rng::seeded(now * 31 + u64::from(id)).next();
+            Deed::Answer(if noise.is_multiple_of(50) {
+                40
+            } else {
+                2 + noise % 4
+            })
+        };
+        let counts = closed_loop(&snapshot, Policy::PeakEwma, callers, 9_000, 6, deed);
+        for count in &counts {
+            assert!(*count > 1_800, "{callers}: {counts:?}");
+        }
+    }
+}
+
+#[test]
 fn an_endpoint_that_fails_fast_does_not_draw_traffic() {
     let members = members(10);
     let snapshot = even(&members);

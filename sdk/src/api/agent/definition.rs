@@ -24,7 +24,7 @@ use crate::ident::ServiceId;
 ///
 /// ```
 /// use std::time::Duration;
-/// /// use lictor::api::agent::{CheckDefinition, ServiceDefinition};
+/// use lictor::api::agent::{CheckDefinition, ServiceDefinition};
 ///
 /// let web = ServiceDefinition::new("web")
 ///     .id("web-1")

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Call;
 use super::decode::Fields;
 use super::definition::{CheckDefinition, ServiceDefinition};
-use super::query::parse_wait;
+use super::query::{Options, parse_wait};
 use super::read::go_bool;
 use super::reply::{self, Refusal, Reply};
 use super::views::{AgentServiceView, CheckView};
@@ -123,7 +123,7 @@ impl Call {
 
     /// One service with a hash of its definition, by which it can be watched.
     pub(super) async fn agent_service(&self) -> Outcome {
-        let wait = parse_wait(&self.params)?;
+        let (wait, _) = parse_wait(&self.params)?;
         let known = self.params.value("hash").to_owned();
         let _open = (!known.is_empty()).then(|| self.core.traffic.open(&self.path));
         let mut changes = self.core.subscribe();
@@ -211,10 +211,16 @@ impl Call {
     /// The status code is the verdict; the body is for whoever wants to know more.
     fn health_reply<T: Serialize>(&self, body: &T, status: StatusCode, reason: &str) -> Reply {
         let mut reply = if self.params.value("format") == "text" {
+            // Consul 1.8.7 says so even though it is not: only a failure is marked as text.
+            let kind = if status == StatusCode::OK {
+                "application/json"
+            } else {
+                "text/plain"
+            };
             let mut reply = reply::text_reply(status, reason);
             reply
                 .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+                .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
             reply
         } else {
             reply::json(body, self.layout())
@@ -308,7 +314,7 @@ impl Call {
     }
 
     pub(super) fn check_update(&self) -> Outcome {
-        let mut fields = Fields::parse(&self.body)?;
+        let mut fields = Fields::parse_as("checkUpdate", &self.body)?;
         let given = fields.string(&["Status"])?;
         let output = fields.string(&["Output"])?;
         fields.finish()?;
@@ -333,6 +339,7 @@ impl Call {
     }
 
     pub(super) fn status_leader(&self) -> Outcome {
+        Options::parse(&self.params, &self.headers)?;
         self.check_datacenter(self.params.value("dc"))?;
         let locked = self.core.lock();
         let address = match locked.state.leader {
@@ -343,6 +350,7 @@ impl Call {
     }
 
     pub(super) fn status_peers(&self) -> Outcome {
+        Options::parse(&self.params, &self.headers)?;
         self.check_datacenter(self.params.value("dc"))?;
         let address = server_address(&self.core.lock().state.identity);
         Ok(reply::json(&[address], self.layout()))

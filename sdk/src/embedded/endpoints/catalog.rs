@@ -4,8 +4,9 @@ use serde_json::{Map, Value};
 
 use super::Call;
 use super::decode::{Fields, Undecodable};
+use super::definition::{check_weights, tagged_addresses, weights};
 use super::reply::{self, Refusal, Reply};
-use crate::embedded::state::model::{Check, Node, Pairs, Service, TaggedAddress, Weights, status};
+use crate::embedded::state::model::{Check, Node, Pairs, Service, status};
 use crate::proto::duration;
 
 impl Call {
@@ -15,7 +16,7 @@ impl Call {
     }
 
     pub(super) async fn catalog_register(&self) -> Result<Reply, Refusal> {
-        let registration = Registration::parse(&self.body)?;
+        let mut registration = Registration::parse(&self.body)?;
         if registration.node.name.is_empty() {
             return Err(Refusal::internal("Must provide node"));
         }
@@ -32,26 +33,17 @@ impl Call {
         let index = state.next_index();
         let name = registration.node.name.clone();
         let catalog = &mut state.replica.catalog;
+        registration
+            .validate(|service| catalog.service(&name, service).is_some())
+            .map_err(Refusal::internal)?;
         if catalog.node(&name).is_none() || !registration.skip_node_update {
             catalog.ensure_node(index, registration.node);
         }
         let mut written = Ok(());
         if let Some(service) = registration.service {
-            if service.name.is_empty() {
-                return Err(Refusal::internal(
-                    "failed inserting service: failed inserting service: object missing primary \
-                     index",
-                ));
-            }
             written = catalog.ensure_service(index, &name, service);
         }
-        for mut check in registration.checks {
-            if check.id.is_empty() {
-                check.id.clone_from(&check.name);
-            }
-            if check.node.is_empty() {
-                check.node.clone_from(&name);
-            }
+        for check in registration.checks {
             written = written.and_then(|()| catalog.ensure_check(index, check));
         }
         state.plan_sync(now);
@@ -133,31 +125,70 @@ impl Registration {
     }
 }
 
+impl Registration {
+    /// Names what is left out, and refuses as a whole what cannot be written as a whole.
+    fn validate(&mut self, is_known: impl Fn(&str) -> bool) -> Result<(), String> {
+        let node = &self.node.name;
+        match self.node.id.len() {
+            0 => {}
+            36 if is_uuid(&self.node.id) => {}
+            36 => return Err("Bad node ID: uuid is improperly formatted".to_owned()),
+            _ => return Err("Bad node ID: uuid string is wrong length".to_owned()),
+        }
+        if let Some(service) = &mut self.service {
+            if service.name.is_empty() {
+                return Err(if service.id.is_empty() {
+                    "failed inserting service: failed inserting service: object missing primary \
+                     index"
+                        .to_owned()
+                } else {
+                    "Must provide service name with ID".to_owned()
+                });
+            }
+            if service.id.is_empty() {
+                service.id.clone_from(&service.name);
+            }
+        }
+        let own = self.service.as_ref().map(|service| service.id.as_str());
+        for check in &mut self.checks {
+            if check.id.is_empty() {
+                check.id.clone_from(&check.name);
+            }
+            if check.node.is_empty() {
+                check.node.clone_from(node);
+            }
+            if !check.node.eq_ignore_ascii_case(node) {
+                return Err(format!(
+                    "check node {:?} does not match node {node:?}",
+                    check.node
+                ));
+            }
+            let service = check.service_id.as_str();
+            if !service.is_empty() && own != Some(service) && !is_known(service) {
+                return Err(format!(
+                    "failed inserting check: Missing service registration on node {node:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.char_indices().all(|(at, c)| match at {
+        8 | 13 | 18 | 23 => c == '-',
+        _ => c.is_ascii_hexdigit(),
+    })
+}
+
 fn node_service(mut fields: Fields) -> Result<Service, Undecodable> {
     let name = fields.string(&["Service"])?;
-    let mut id = fields.string(&["ID"])?;
-    if id.is_empty() {
-        id.clone_from(&name);
-    }
-    let mut weights = Weights::default();
-    if let Some(mut given) = fields.object(&["Weights"], "structs.Weights")? {
-        weights.passing = given.integer(&["Passing"])?;
-        weights.warning = given.integer(&["Warning"])?;
-        given.finish()?;
-    }
-    let mut tagged_addresses = std::collections::BTreeMap::new();
-    let names = ["TaggedAddresses", "tagged_addresses"];
-    if let Some(map) = fields.object(&names, "map[string]structs.ServiceAddress")? {
-        for (name, value) in map.into_entries() {
-            let mut entry = Fields::entry(value, &names, "structs.ServiceAddress")?;
-            let address = TaggedAddress {
-                address: entry.string(&["Address"])?,
-                port: entry.integer(&["Port"])?,
-            };
-            entry.finish()?;
-            tagged_addresses.insert(name, address);
-        }
-    }
+    let id = fields.string(&["ID"])?;
+    // Consul does not refuse weights here; it has the default for those it cannot use.
+    let weights = weights(&mut fields)?
+        .filter(|given| check_weights(*given).is_ok())
+        .unwrap_or_default();
+    let tagged_addresses = tagged_addresses(&mut fields)?;
     let mut connect_native = false;
     if let Some(mut connect) = fields.object(&["Connect"], "structs.ServiceConnect")? {
         connect_native = connect.boolean(&["Native"])?;
@@ -230,9 +261,9 @@ fn health_check(mut fields: Fields) -> Result<Check, Undecodable> {
 fn check_definition(mut fields: Fields) -> Result<Map<String, Value>, Undecodable> {
     let mut kept = Map::new();
     for name in ["Interval", "Timeout", "DeregisterCriticalServiceAfter"] {
-        let time = fields.duration(&[name])?;
+        let time = fields.time(&[name])?.positive();
         // The older names carry numbers or texts of the same meaning.
-        let older = fields.duration(&[&format!("{name}Duration")])?;
+        let older = fields.time(&[&format!("{name}Duration")])?.positive();
         let time = time.max(older);
         if !time.is_zero() {
             kept.insert(name.to_owned(), Value::String(duration::format(time)));

@@ -19,14 +19,62 @@ type Decoded<T> = Result<T, Undecodable>;
 
 /// The members of an object that are not read yet.
 #[derive(Debug)]
-pub(super) struct Fields(Map<String, Value>);
+pub(super) struct Fields {
+    left: Map<String, Value>,
+    /// The name of Go's type, which some errors tell; mostly it has none.
+    of: &'static str,
+}
+
+/// A time as Go reads it: in nanoseconds, and below zero too.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct GoTime(i64);
+
+impl GoTime {
+    pub(super) fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The time if it is above zero, else zero.
+    pub(super) fn positive(self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
+    }
+
+    fn parse(text: &str) -> Result<Self, duration::Invalid> {
+        match duration::parse(text) {
+            Err(duration::Invalid::Negative(_)) => {
+                let below = duration::parse(text.trim_start_matches('-'))?;
+                Ok(Self(-nanos(below)))
+            }
+            parsed => parsed.map(|above| Self(nanos(above))),
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
 
 impl Fields {
     /// Reads a body that has to be an object; `null` is an empty one.
     pub(super) fn parse(body: &[u8]) -> Decoded<Self> {
+        Self::parse_as("", body)
+    }
+
+    /// As [`parse`](Self::parse), for a Go type whose name some errors tell.
+    pub(super) fn parse_as(of: &'static str, body: &[u8]) -> Decoded<Self> {
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         match Value::deserialize(&mut deserializer) {
-            Ok(value) => Self::of(value, "Go value", "struct"),
+            Ok(value) => {
+                let go_type = if of.is_empty() {
+                    "struct".to_owned()
+                } else {
+                    format!("agent.{of}")
+                };
+                Ok(Self {
+                    of,
+                    ..Self::of(value, "Go value", &go_type)?
+                })
+            }
             Err(error) if error.is_eof() => {
                 Err(Undecodable(if body.iter().all(u8::is_ascii_whitespace) {
                     "EOF".to_owned()
@@ -40,8 +88,11 @@ impl Fields {
 
     fn of(value: Value, what: &str, go_type: &str) -> Decoded<Self> {
         match value {
-            Value::Object(map) => Ok(Self(map)),
-            Value::Null => Ok(Self(Map::new())),
+            Value::Object(left) => Ok(Self { left, of: "" }),
+            Value::Null => Ok(Self {
+                left: Map::new(),
+                of: "",
+            }),
             other => Err(mismatch(&other, what, go_type)),
         }
     }
@@ -51,13 +102,13 @@ impl Fields {
         let mut found = None;
         for name in names {
             while let Some(key) = self
-                .0
+                .left
                 .keys()
                 .find(|key| key.eq_ignore_ascii_case(name))
                 .cloned()
             {
                 // The last of several wins, as in Go.
-                found = self.0.remove(&key).filter(|value| !value.is_null());
+                found = self.left.remove(&key).filter(|value| !value.is_null());
             }
         }
         found
@@ -67,7 +118,7 @@ impl Fields {
         match self.take(names) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text),
-            Some(other) => Err(field_mismatch(&other, names, "string")),
+            Some(other) => Err(self.mismatch(&other, names, "string")),
         }
     }
 
@@ -75,7 +126,7 @@ impl Fields {
         match self.take(names) {
             None => Ok(false),
             Some(Value::Bool(value)) => Ok(value),
-            Some(other) => Err(field_mismatch(&other, names, "bool")),
+            Some(other) => Err(self.mismatch(&other, names, "bool")),
         }
     }
 
@@ -84,7 +135,7 @@ impl Fields {
             None => Ok(0),
             Some(value) => value
                 .as_i64()
-                .ok_or_else(|| field_mismatch(&value, names, "int")),
+                .ok_or_else(|| self.mismatch(&value, names, "int")),
         }
     }
 
@@ -96,10 +147,10 @@ impl Fields {
                 .map(|item| match item {
                     Value::String(text) => Ok(text),
                     Value::Null => Ok(String::new()),
-                    other => Err(field_mismatch(&other, names, "string")),
+                    other => Err(self.mismatch(&other, names, "string")),
                 })
                 .collect(),
-            Some(other) => Err(field_mismatch(&other, names, "[]string")),
+            Some(other) => Err(self.mismatch(&other, names, "[]string")),
         }
     }
 
@@ -111,34 +162,28 @@ impl Fields {
                 .map(|(key, value)| match value {
                     Value::String(text) => Ok((key, text)),
                     Value::Null => Ok((key, String::new())),
-                    other => Err(field_mismatch(&other, names, "string")),
+                    other => Err(self.mismatch(&other, names, "string")),
                 })
                 .collect::<Decoded<Pairs>>()
                 .map(Some),
-            Some(other) => Err(field_mismatch(&other, names, "map[string]string")),
+            Some(other) => Err(self.mismatch(&other, names, "map[string]string")),
         }
     }
 
     /// A duration string, or a number of nanoseconds. Consul takes any other type for absent.
-    pub(super) fn duration(&mut self, names: &[&str]) -> Decoded<Duration> {
+    pub(super) fn time(&mut self, names: &[&str]) -> Decoded<GoTime> {
         match self.take(names) {
-            Some(Value::String(text)) if text.is_empty() => Ok(Duration::ZERO),
-            Some(Value::String(text)) => match duration::parse(&text) {
-                Ok(duration) => Ok(duration),
-                // Go reads it, and everything that asks whether a time is set finds it unset.
-                Err(duration::Invalid::Negative(_)) => Ok(Duration::ZERO),
-                Err(invalid) => Err(Undecodable(format!("time: {invalid}"))),
-            },
-            Some(Value::Number(nanos)) => {
-                Ok(Duration::from_nanos(nanos.as_u64().unwrap_or_default()))
+            Some(Value::String(text)) => {
+                GoTime::parse(&text).map_err(|invalid| Undecodable(format!("time: {invalid}")))
             }
-            _ => Ok(Duration::ZERO),
+            Some(Value::Number(nanos)) => Ok(GoTime(nanos.as_i64().unwrap_or_default())),
+            _ => Ok(GoTime::default()),
         }
     }
 
     pub(super) fn object(&mut self, names: &[&str], go_type: &str) -> Decoded<Option<Self>> {
         self.take(names)
-            .map(|value| Self::of(value, &field(names), go_type))
+            .map(|value| Self::of(value, &self.field(names), go_type))
             .transpose()
     }
 
@@ -147,37 +192,41 @@ impl Fields {
             None => Ok(Vec::new()),
             Some(Value::Array(items)) => items
                 .into_iter()
-                .map(|item| Self::of(item, &field(names), go_type))
+                .map(|item| Self::of(item, &self.field(names), go_type))
                 .collect(),
-            Some(other) => Err(field_mismatch(&other, names, &format!("[]{go_type}"))),
+            Some(other) => Err(self.mismatch(&other, names, &format!("[]{go_type}"))),
         }
     }
 
     /// All members with their names, for a map whose keys are data.
     pub(super) fn into_entries(self) -> impl Iterator<Item = (String, Value)> {
-        self.0.into_iter()
+        self.left.into_iter()
     }
 
     /// Reads one entry of a map of objects.
     pub(super) fn entry(value: Value, names: &[&str], go_type: &str) -> Decoded<Self> {
-        Self::of(value, &field(names), go_type)
+        Self::of(value, &field("", names), go_type)
+    }
+
+    fn field(&self, names: &[&str]) -> String {
+        field(self.of, names)
+    }
+
+    fn mismatch(&self, value: &Value, names: &[&str], go_type: &str) -> Undecodable {
+        mismatch(value, &self.field(names), go_type)
     }
 
     /// Refuses what no field took.
     pub(super) fn finish(self) -> Decoded<()> {
-        match self.0.keys().next() {
+        match self.left.keys().next() {
             None => Ok(()),
             Some(name) => Err(Undecodable(format!("json: unknown field \"{name}\""))),
         }
     }
 }
 
-fn field(names: &[&str]) -> String {
-    format!("Go struct field .{}", names.first().unwrap_or(&""))
-}
-
-fn field_mismatch(value: &Value, names: &[&str], go_type: &str) -> Undecodable {
-    mismatch(value, &field(names), go_type)
+fn field(of: &str, names: &[&str]) -> String {
+    format!("Go struct field {of}.{}", names.first().unwrap_or(&""))
 }
 
 fn mismatch(value: &Value, what: &str, go_type: &str) -> Undecodable {

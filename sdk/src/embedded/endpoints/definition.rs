@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::super::state::local::{CheckKind, CheckSpec};
 use super::super::state::model::{Pairs, Service, TaggedAddress, Weights, status};
-use super::decode::{Fields, Undecodable};
+use super::decode::{Fields, GoTime, Undecodable};
 use super::reply::Refusal;
 
 /// `check_output_max_size`, 4 KiB.
@@ -107,7 +106,7 @@ impl ServiceDefinition {
     }
 }
 
-fn weights(fields: &mut Fields) -> Result<Option<Weights>, Undecodable> {
+pub(super) fn weights(fields: &mut Fields) -> Result<Option<Weights>, Undecodable> {
     let Some(mut fields) = fields.object(&["Weights"], "structs.Weights")? else {
         return Ok(None);
     };
@@ -119,7 +118,7 @@ fn weights(fields: &mut Fields) -> Result<Option<Weights>, Undecodable> {
     Ok(Some(weights))
 }
 
-fn check_weights(weights: Weights) -> Result<(), Refusal> {
+pub(super) fn check_weights(weights: Weights) -> Result<(), Refusal> {
     let text = if weights.passing < 1 {
         "Passing must be greater than 0"
     } else if weights.warning < 0 {
@@ -132,7 +131,9 @@ fn check_weights(weights: Weights) -> Result<(), Refusal> {
     Err(Refusal::bad_request(format!("Invalid Weights: {text}")))
 }
 
-fn tagged_addresses(fields: &mut Fields) -> Result<BTreeMap<String, TaggedAddress>, Undecodable> {
+pub(super) fn tagged_addresses(
+    fields: &mut Fields,
+) -> Result<BTreeMap<String, TaggedAddress>, Undecodable> {
     const NAMES: &[&str] = &["TaggedAddresses", "tagged_addresses"];
     let Some(map) = fields.object(NAMES, "map[string]structs.ServiceAddress")? else {
         return Ok(BTreeMap::new());
@@ -199,7 +200,7 @@ fn connect(fields: &mut Fields) -> Result<bool, Refusal> {
              Connect.SidecarService",
         ));
     }
-    fields.finish()?;
+    // Consul reads this object with a reader of its own, which takes unknown names.
     Ok(native)
 }
 
@@ -279,9 +280,9 @@ pub(super) struct CheckDefinition {
     notes: String,
     status: String,
     service_id: String,
-    ttl: Duration,
-    interval: Duration,
-    deregister_after: Duration,
+    ttl: GoTime,
+    interval: GoTime,
+    deregister_after: GoTime,
     args: Vec<String>,
     http: String,
     tcp: String,
@@ -319,9 +320,9 @@ impl CheckDefinition {
             notes: fields.string(&["Notes"])?,
             status: fields.string(&["Status"])?,
             service_id: fields.string(&["ServiceID", "service_id"])?,
-            ttl: fields.duration(&["TTL"])?,
-            interval: fields.duration(&["Interval"])?,
-            deregister_after: fields.duration(&[
+            ttl: fields.time(&["TTL"])?,
+            interval: fields.time(&["Interval"])?,
+            deregister_after: fields.time(&[
                 "DeregisterCriticalServiceAfter",
                 "deregister_critical_service_after",
             ])?,
@@ -335,7 +336,7 @@ impl CheckDefinition {
             output_max: fields.integer(&["OutputMaxSize"])?,
         };
         // What tells how to run a check matters to nobody, because none is run.
-        fields.duration(&["Timeout"])?;
+        fields.time(&["Timeout"])?;
         fields.take(&["Header"]);
         fields.string(&["Method"])?;
         fields.string(&["Body"])?;
@@ -372,15 +373,15 @@ impl CheckDefinition {
         let is_alias = !self.alias_node.is_empty() || !self.alias_service.is_empty();
         let has_interval =
             is_script || !self.http.is_empty() || !self.tcp.is_empty() || !self.grpc.is_empty();
-        let wrong = if !self.interval.is_zero() && !self.ttl.is_zero() {
+        let wrong = if !self.interval.positive().is_zero() && !self.ttl.positive().is_zero() {
             "Interval and TTL cannot both be specified"
-        } else if has_interval && self.interval.is_zero() {
+        } else if has_interval && self.interval.positive().is_zero() {
             "Interval must be > 0 for Script, HTTP, or TCP checks"
         } else if has_interval && is_alias {
             "Interval cannot be set for Alias checks"
-        } else if is_alias && !self.ttl.is_zero() {
+        } else if is_alias && !self.ttl.positive().is_zero() {
             "TTL must be not be set for Alias checks"
-        } else if !has_interval && !is_alias && self.ttl.is_zero() {
+        } else if !has_interval && !is_alias && self.ttl.positive().is_zero() {
             "TTL must be > 0 for TTL checks"
         } else if self.output_max < 0 {
             "MaxOutputMaxSize must be positive"
@@ -426,8 +427,8 @@ impl CheckDefinition {
             service_id: self.service_id,
             status: (!self.status.is_empty()).then(|| status(&self.status)),
             kind,
-            ttl: self.ttl,
-            deregister_after: self.deregister_after,
+            ttl: self.ttl.positive(),
+            deregister_after: self.deregister_after.positive(),
             output_max: if asked == 0 {
                 OUTPUT_MAX
             } else {

@@ -5,7 +5,7 @@ use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode};
 
 use super::Call;
-use super::query::parse_wait;
+use super::query::Options;
 use super::reply::{self, Refusal, Reply};
 
 /// `kv_max_value_size`, 512 KiB.
@@ -21,7 +21,7 @@ impl Call {
     }
 
     async fn key_put(self) -> Result<Reply, Refusal> {
-        parse_wait(&self.params)?;
+        Options::parse(&self.params, &self.headers)?;
         if self.rest.is_empty() {
             return Err(Refusal::bad_request("Missing key name"));
         }
@@ -62,7 +62,7 @@ impl Call {
     }
 
     async fn key_delete(self) -> Result<Reply, Refusal> {
-        parse_wait(&self.params)?;
+        Options::parse(&self.params, &self.headers)?;
         let recurse = self.params.has("recurse");
         if self.rest.is_empty() && !recurse {
             return Err(Refusal::bad_request("Missing key name"));
@@ -108,10 +108,13 @@ impl Call {
             return Ok(None);
         };
         text.parse().map(Some).map_err(|_| {
-            let quoted = format!("{text:?}");
-            Refusal::internal(format!(
-                "strconv.ParseUint: parsing {quoted}: invalid syntax"
-            ))
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let reason = if digits {
+                "value out of range"
+            } else {
+                "invalid syntax"
+            };
+            Refusal::internal(format!("strconv.ParseUint: parsing {text:?}: {reason}"))
         })
     }
 }

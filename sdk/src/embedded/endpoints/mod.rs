@@ -92,7 +92,11 @@ async fn answer(core: Arc<Core>, request: Request<Bytes>) -> Reply {
     if path == "/" || path == "/ui" {
         return reply::redirect("/ui/", head.method == Method::GET);
     }
-    let Some((route, rest)) = Route::find(&path) else {
+    let found = Route::find(&path);
+    if found.is_none() && Route::is_folder(&path) {
+        return reply::redirect(&encode(&format!("{path}/")), head.method == Method::GET);
+    }
+    let Some((route, rest)) = found else {
         return reply::bare(StatusCode::NOT_FOUND);
     };
     if head.method == Method::OPTIONS {
@@ -124,7 +128,7 @@ impl Call {
         if endpoint == Endpoint::Unserved {
             return Err(self.unserved(""));
         }
-        if self.params.has("ns") {
+        if endpoint.reads_namespace() && !self.params.value("ns").is_empty() {
             return Err(Refusal::bad_request(
                 "Bad request: Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise \
                  feature",

@@ -93,13 +93,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10 * 60);
 
 impl Options {
     pub(super) fn parse(params: &Params, headers: &HeaderMap) -> Result<Self, Refusal> {
-        let wait = parse_wait(params)?;
-        let min_index = match params.value("index") {
-            "" => 0,
-            text => text
-                .parse()
-                .map_err(|_| Refusal::bad_request("Invalid index"))?,
-        };
+        let (wait, min_index) = parse_wait(params)?;
         parse_cache_control(headers)?;
         let mut consistency = Consistency::Leader;
         if params.has("stale") {
@@ -147,22 +141,26 @@ pub(super) fn layout(params: &Params) -> Layout {
     }
 }
 
-/// How long a blocking query asks to be held, with Consul's default and maximum.
-pub(super) fn parse_wait(params: &Params) -> Result<Duration, Refusal> {
+/// How long a blocking query asks to be held, with Consul's default and maximum, and the index
+/// that its caller knows.
+pub(super) fn parse_wait(params: &Params) -> Result<(Duration, u64), Refusal> {
     let wait = match params.value("wait") {
-        "" => Duration::ZERO,
+        "" => DEFAULT_WAIT,
         text => match duration::parse(text) {
-            Ok(wait) => wait,
+            Ok(wait) if wait.is_zero() => DEFAULT_WAIT,
+            Ok(wait) => wait.min(MAX_WAIT),
             // Go reads it, and its timer fires at once.
-            Err(duration::Invalid::Negative(_)) => return Ok(Duration::ZERO),
+            Err(duration::Invalid::Negative(_)) => Duration::ZERO,
             Err(_) => return Err(Refusal::bad_request("Invalid wait time")),
         },
     };
-    Ok(if wait.is_zero() {
-        DEFAULT_WAIT
-    } else {
-        wait.min(MAX_WAIT)
-    })
+    let min_index = match params.value("index") {
+        "" => 0,
+        text => text
+            .parse()
+            .map_err(|_| Refusal::bad_request("Invalid index"))?,
+    };
+    Ok((wait, min_index))
 }
 
 fn parse_cache_control(headers: &HeaderMap) -> Result<(), Refusal> {

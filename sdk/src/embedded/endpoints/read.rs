@@ -81,6 +81,10 @@ impl Narrow {
             && !(self.passing && instance.checks().any(|check| check.status != PASSING))
     }
 
+    fn by_node(&self) -> bool {
+        !self.node_meta.is_empty()
+    }
+
     fn allows_node(&self, node: &Node) -> bool {
         self.node_meta.iter().all(|(key, value)| {
             node.meta
@@ -97,6 +101,10 @@ impl Read {
         let (catalog, kv) = (&replica.catalog, &replica.kv);
         let index = match &self.what {
             What::Nodes => catalog.nodes_index(),
+            // Whether a node has some metadata is asked of another table.
+            What::Services if self.narrow.by_node() => {
+                catalog.services_index().max(catalog.nodes_index())
+            }
             What::Services => catalog.services_index(),
             What::Service { name, kind } => {
                 catalog.service_index(name, replica.exists(name, *kind), false)
@@ -110,6 +118,9 @@ impl Read {
                 } else {
                     0
                 }
+            }
+            What::HealthChecks { .. } | What::HealthState { .. } if self.narrow.by_node() => {
+                catalog.checks_index().max(catalog.nodes_index())
             }
             What::HealthNode { .. } | What::HealthChecks { .. } | What::HealthState { .. } => {
                 catalog.checks_index()
@@ -185,11 +196,13 @@ impl Read {
                 self.list(catalog.node_checks(node).map(|check| CheckView::new(check)))
             }
             What::HealthChecks { name } => {
-                let checks = catalog
+                let mut checks: Vec<_> = catalog
                     .instances(name)
                     .filter(|instance| self.narrow.allows_node(instance.node))
-                    .flat_map(|instance| instance.own_checks());
-                self.list(checks.map(|check| CheckView::new(check)))
+                    .flat_map(|instance| instance.own_checks())
+                    .collect();
+                checks.sort_by(|one, other| (&one.node, &one.id).cmp(&(&other.node, &other.id)));
+                self.list(checks.into_iter().map(|check| CheckView::new(check)))
             }
             What::HealthState { state } => {
                 let checks = catalog

@@ -171,6 +171,22 @@ const ROUTES: &[Route] = &[
     route("/ui/", ANY, Unserved),
 ];
 
+impl Endpoint {
+    /// Whether Consul reads `?ns=` here, which its community edition refuses.
+    pub(super) fn reads_namespace(self) -> bool {
+        !matches!(
+            self,
+            Self::AgentSelf
+                | Self::AgentMembers
+                | Self::NodeMaintenance
+                | Self::CatalogDatacenters
+                | Self::CatalogNodes
+                | Self::StatusLeader
+                | Self::StatusPeers
+        )
+    }
+}
+
 impl Route {
     /// The longest path that fits, with what follows it.
     pub(super) fn find(path: &str) -> Option<(&'static Self, &str)> {
@@ -181,6 +197,13 @@ impl Route {
                 (rest.is_empty() || route.path.ends_with('/')).then_some((route, rest))
             })
             .max_by_key(|(route, _)| route.path.len())
+    }
+
+    /// Whether a path is known with a slash at its end only.
+    pub(super) fn is_folder(path: &str) -> bool {
+        ROUTES
+            .iter()
+            .any(|route| route.path.strip_suffix('/') == Some(path))
     }
 
     pub(super) fn takes(&self, method: &Method) -> bool {

@@ -181,7 +181,7 @@ impl<'a> CheckView<'a> {
     pub(super) fn local_health(check: &'a Check) -> Self {
         Self {
             r#type: "",
-            service_tags: (!check.service_id.is_empty()).then_some(&*check.service_tags),
+            service_tags: (!check.service_tags.is_empty()).then_some(&*check.service_tags),
             definition: DefinitionView::Unset,
             ..Self::new(check)
         }
