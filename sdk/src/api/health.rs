@@ -162,7 +162,8 @@ pub struct ServiceEntry {
 
 /// Instances on one node mostly stand side by side.
 fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Node>, D::Error> {
-    Node::deserialize(deserializer).map(text::shared_value)
+    let node = Node::deserialize(deserializer)?;
+    Ok(text::shared_value(node.place(), node))
 }
 
 impl ServiceEntry {
@@ -212,7 +213,7 @@ impl ServiceEntry {
 
     /// How much of the calls it should get now: by its status, and none if it is critical.
     #[must_use]
-    pub fn weight(&self) -> u32 {
+    pub fn weight(&self) -> u16 {
         let weights = self.service.weights();
         match self.status() {
             Status::Passing => weights.passing(),

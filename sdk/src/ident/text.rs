@@ -25,17 +25,16 @@ thread_local! {
 
 /// What this answer has brought so far.
 struct Seen {
-    /// Pairs of neighbours; the newer one of a pair stands at the place its hash names.
+    /// Pairs of neighbours: the one of a pair that was used last stands in front.
     texts: Box<[Option<Arc<str>>]>,
     lists: [Option<Texts>; LISTS],
     values: [Option<Arc<dyn Any + Send + Sync>>; VALUES],
-    next_value: usize,
     /// An empty buffer that lists are gathered in.
     buffer: Vec<Arc<str>>,
 }
 
 const LISTS: usize = 16;
-const VALUES: usize = 8;
+const VALUES: usize = 32;
 
 /// Below this many bytes an answer repeats too little for a table to pay.
 const SMALL: usize = 1024;
@@ -71,14 +70,13 @@ impl Seen {
             texts: vec![None; places].into_boxed_slice(),
             lists: [const { None }; LISTS],
             values: [const { None }; VALUES],
-            next_value: 0,
             buffer: Vec::new(),
         }
     }
 
     fn text(&mut self, text: &str) -> Arc<str> {
-        let at = place(hash(text.as_bytes()), self.texts.len());
-        let (first, second) = (at, at ^ 1);
+        let first = place(hash(text.as_bytes()), self.texts.len()) & !1;
+        let second = first + 1;
         if let Some(Some(known)) = self.texts.get(first) {
             if **known == *text {
                 return Arc::clone(known);
@@ -124,8 +122,11 @@ impl Seen {
         Some(new)
     }
 
-    fn value<T: PartialEq + Send + Sync + 'static>(&mut self, value: T) -> Arc<T> {
-        for known in self.values.iter().flatten() {
+    fn value<T: PartialEq + Send + Sync + 'static>(&mut self, hint: usize, value: T) -> Arc<T> {
+        let Some(place) = self.values.get_mut(place(mix(0, hint as u64), VALUES)) else {
+            return Arc::new(value);
+        };
+        if let Some(known) = place {
             if known.downcast_ref::<T>() == Some(&value) {
                 if let Ok(known) = Arc::downcast(Arc::clone(known)) {
                     return known;
@@ -133,18 +134,18 @@ impl Seen {
             }
         }
         let new = Arc::new(value);
-        if let Some(place) = self.values.get_mut(self.next_value) {
-            *place = Some(Arc::clone(&new) as _);
-        }
-        self.next_value = (self.next_value + 1) % VALUES;
+        *place = Some(Arc::clone(&new) as _);
         new
     }
 }
 
-/// Mixes a word into a hash: the multiplication carries every bit upwards, where [`place`] looks.
+/// Mixes a word into a hash; the multiplication carries bits upwards only.
 fn mix(hash: u64, word: u64) -> u64 {
-    (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    (hash.rotate_left(23) ^ word).wrapping_mul(ODD)
 }
+
+/// The golden ratio in 64 bits, as it is commonly used to scatter numbers.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Tells texts apart well enough; of long ones only the ends and the length count.
 fn hash(text: &[u8]) -> u64 {
@@ -171,9 +172,10 @@ fn hash(text: &[u8]) -> u64 {
 
 /// Where a hash belongs in a table whose size is a power of two.
 fn place(hash: u64, places: usize) -> usize {
-    let high = hash ^ (hash >> 32);
-    // The remainder is below `places`, which is a `usize`.
-    usize::try_from(high & (places as u64 - 1)).unwrap_or(0)
+    // What differs in the last letters of a text stands in the highest bits by now.
+    let scattered = (hash ^ (hash >> 32)).wrapping_mul(ODD) >> 32;
+    // What remains is below `places`, which is a `usize`.
+    usize::try_from(scattered & (places as u64 - 1)).unwrap_or(0)
 }
 
 /// The shared form of `text`.
@@ -185,10 +187,12 @@ pub(crate) fn shared(text: &str) -> Arc<str> {
 }
 
 /// The shared form of `value`, if an equal one of this answer is still remembered.
-pub(crate) fn shared_value<T: PartialEq + Send + Sync + 'static>(value: T) -> Arc<T> {
+///
+/// Equal values should come with the same hint.
+pub(crate) fn shared_value<T: PartialEq + Send + Sync + 'static>(hint: usize, value: T) -> Arc<T> {
     SEEN.with_borrow_mut(|seen| match seen {
         None => Arc::new(value),
-        Some(seen) => seen.value(value),
+        Some(seen) => seen.value(hint, value),
     })
 }
 
@@ -261,8 +265,11 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &two));
         assert_ne!(list(&["b", "a"]).unwrap(), one);
         assert_eq!(list(&[]), None);
-        assert!(Arc::ptr_eq(&shared_value(7_u32), &shared_value(7_u32)));
-        assert_eq!(*shared_value(7_u64), 7);
+        assert!(Arc::ptr_eq(
+            &shared_value(1, 7_u32),
+            &shared_value(1, 7_u32)
+        ));
+        assert_eq!(*shared_value(1, 7_u64), 7);
     }
 
     #[test]

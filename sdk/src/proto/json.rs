@@ -27,6 +27,11 @@ impl Text {
     pub(crate) fn non_empty(&self) -> Option<&str> {
         self.0.as_deref()
     }
+
+    /// Where the text stands: the same for equal ones that are shared.
+    pub(crate) fn place(&self) -> usize {
+        self.0.as_ref().map_or(0, |text| Arc::as_ptr(text).addr())
+    }
 }
 
 impl fmt::Debug for Text {

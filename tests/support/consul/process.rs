@@ -2,17 +2,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Holds the read end of a pipe whose write end only the test process has. End of file means
 /// that the process is gone (or has dropped its [`Process`]): the child is killed and its folder
-/// removed. When the child ends by itself, so does this script, and the folder stays. It does not
-/// hear the signals of a terminal, because it is the one who tidies up after them.
+/// removed. When the child ends by itself, so does this script, and the folder stays.
 const WATCHDOG: &str = r#"
 dir=$1 log=$2
 shift 2
-trap '' HUP INT TERM
 exec 3<&0
 "$@" </dev/null >>"$log" 2>&1 3<&- &
 child=$!
@@ -21,7 +20,7 @@ echo "$child"
 watcher=$!
 wait "$child"
 status=$?
-kill -KILL "$watcher" 2>/dev/null
+kill "$watcher" 2>/dev/null
 if [ -e "$dir/abandoned" ]; then rm -rf "$dir"; fi
 exit "$status"
 "#;
@@ -46,7 +45,9 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // The shell remarks on every child that a signal ends.
-            .stderr(Stdio::null());
+            .stderr(Stdio::null())
+            // Away from the terminal: what interrupts the tests must not reach those who tidy up.
+            .process_group(0);
         let mut watchdog = watchdog.spawn()?;
         let lifeline = watchdog.stdin.take();
         let mut line = String::new();

@@ -97,19 +97,25 @@ impl<'de> Deserialize<'de> for Status {
 pub struct Check {
     node: NodeName,
     id: CheckId,
-    name: Text,
     output: Text,
-    kind: Text,
     service_id: Option<ServiceId>,
-    service_name: Option<ServiceName>,
-    service_tags: TextList,
     create_index: u64,
     modify_index: u64,
-    more: Option<Arc<More>>,
+    common: Arc<Common>,
     status: Status,
 }
 
-/// What most checks of an answer have in common, if they have it at all.
+/// What the checks of all instances of a service mostly have in common.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Common {
+    name: Text,
+    kind: Text,
+    service_name: Option<ServiceName>,
+    service_tags: TextList,
+    more: Option<Box<More>>,
+}
+
+/// What most checks do not have.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct More {
     notes: Text,
@@ -129,20 +135,10 @@ impl Check {
         /// The ID, unique on its node.
         #[doc(alias = "CheckID")]
         reference id: CheckId;
-        /// The name, for people.
-        text name;
         /// What the last run said, for people; Consul keeps 4 KiB of it.
         text output;
-        /// What sort of check it is: `ttl`, `http`, `tcp`, `grpc`, …; empty for `serfHealth` and
-        /// for checks that were put into the catalog by hand.
-        #[doc(alias = "Type")]
-        text kind;
         /// The instance that is checked; absent for a check of the whole node.
         option service_id: ServiceId;
-        /// The service of that instance; absent for a check of the whole node.
-        option service_name: ServiceName;
-        /// The tags of that instance.
-        reference service_tags: TextList;
         /// The index at which the check came to be.
         copy create_index: u64;
         /// The index of the last change.
@@ -161,47 +157,73 @@ impl Check {
         }
     }
 
+    /// The name, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.common.name.as_str()
+    }
+
+    /// What sort of check it is: `ttl`, `http`, `tcp`, `grpc`, …; empty for `serfHealth` and for
+    /// checks that were put into the catalog by hand.
+    #[doc(alias = "Type")]
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.common.kind.as_str()
+    }
+
+    /// The service of the instance; absent for a check of the whole node.
+    #[must_use]
+    pub fn service_name(&self) -> Option<&ServiceName> {
+        self.common.service_name.as_ref()
+    }
+
+    /// The tags of the instance.
+    #[must_use]
+    pub fn service_tags(&self) -> &TextList {
+        &self.common.service_tags
+    }
+
     /// What the registration says about the check, or why maintenance is on.
     #[must_use]
     pub fn notes(&self) -> &str {
-        self.more(|more| &more.notes)
+        self.more().map_or("", |more| more.notes.as_str())
     }
 
     /// How often the check runs; absent if it does not run by itself (Consul 1.10 and later).
     #[must_use]
     pub fn interval(&self) -> Option<Duration> {
-        self.more.as_ref()?.interval
+        self.more()?.interval
     }
 
     /// How long one run may take; absent for the default (Consul 1.10 and later).
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.more.as_ref()?.timeout
+        self.more()?.timeout
     }
 
     /// The port that a proxy opens for the check; absent without one (Consul 1.10 and later).
     #[must_use]
     pub fn exposed_port(&self) -> Option<u16> {
-        let port = self.more.as_ref()?.exposed_port;
+        let port = self.more()?.exposed_port;
         (port != 0).then_some(port)
     }
 
     /// The peer cluster that the check was imported from (Consul 1.13 and later).
     #[must_use]
     pub fn peer_name(&self) -> Option<&str> {
-        Some(self.more(|more| &more.peer_name)).filter(|name| !name.is_empty())
+        self.more()?.peer_name.non_empty()
     }
 
     /// The namespace (Consul Enterprise); empty for the default one.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.more(|more| &more.namespace)
+        self.more().map_or("", |more| more.namespace.as_str())
     }
 
     /// The admin partition (Consul Enterprise); empty for the default one.
     #[must_use]
     pub fn partition(&self) -> &str {
-        self.more(|more| &more.partition)
+        self.more().map_or("", |more| more.partition.as_str())
     }
 
     /// How the check is done, if it was put into the catalog with its definition.
@@ -209,14 +231,11 @@ impl Check {
     /// Agents keep the definitions of their own checks to themselves.
     #[must_use]
     pub fn definition(&self) -> Option<&CheckDefinition> {
-        self.more.as_ref()?.definition.as_deref()
+        self.more()?.definition.as_deref()
     }
 
-    fn more<'a>(&'a self, part: impl Fn(&'a More) -> &'a Text) -> &'a str {
-        match &self.more {
-            Some(more) => part(more).as_str(),
-            None => "",
-        }
+    fn more(&self) -> Option<&More> {
+        self.common.more.as_deref()
     }
 }
 
@@ -225,16 +244,16 @@ impl fmt::Debug for Check {
         let mut out = f.debug_struct("Check");
         out.field("node", &self.node)
             .field("id", &self.id)
-            .field("name", &self.name)
+            .field("name", &self.common.name)
             .field("status", &self.status)
             .field("output", &self.output)
-            .field("kind", &self.kind)
+            .field("kind", &self.common.kind)
             .field("service_id", &self.service_id)
-            .field("service_name", &self.service_name)
-            .field("service_tags", &self.service_tags)
+            .field("service_name", &self.common.service_name)
+            .field("service_tags", &self.common.service_tags)
             .field("create_index", &self.create_index)
             .field("modify_index", &self.modify_index);
-        if let Some(more) = &self.more {
+        if let Some(more) = &self.common.more {
             out.field("more", more);
         }
         out.finish()
@@ -297,18 +316,21 @@ impl<'de> Deserialize<'de> for Check {
             partition: wire.partition,
             definition: wire.definition,
         };
+        let common = Common {
+            name: wire.name,
+            kind: wire.kind,
+            service_name: wire.service_name,
+            service_tags: wire.service_tags,
+            more: (more != More::default()).then(|| Box::new(more)),
+        };
         Ok(Self {
             node: wire.node,
             id: wire.id,
-            name: wire.name,
             output: wire.output,
-            kind: wire.kind,
             service_id: wire.service_id,
-            service_name: wire.service_name,
-            service_tags: wire.service_tags,
             create_index: wire.create_index,
             modify_index: wire.modify_index,
-            more: (more != More::default()).then(|| text::shared_value(more)),
+            common: text::shared_value(common.name.place(), common),
             status: wire.status,
         })
     }

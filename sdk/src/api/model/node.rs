@@ -1,37 +1,31 @@
 //! A node of the catalog.
 
-use std::sync::Arc;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::ident::{Datacenter, NodeName};
 use crate::proto::json::{self, Text, TextMap};
 
 /// A node of the catalog: a machine with an agent, or an external one.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Eq, PartialEq)]
 pub struct Node {
-    #[serde(rename = "Node")]
     name: NodeName,
-    #[serde(rename = "ID", default)]
     id: Text,
-    #[serde(default)]
     address: Text,
-    #[serde(default)]
     datacenter: Option<Datacenter>,
-    #[serde(default)]
     tagged_addresses: TextMap,
-    #[serde(default)]
     meta: TextMap,
-    #[serde(default, deserialize_with = "json::number")]
     create_index: u64,
-    #[serde(default, deserialize_with = "json::number")]
     modify_index: u64,
-    #[serde(default)]
-    locality: Option<Arc<Locality>>,
-    #[serde(default)]
+    more: Option<Box<More>>,
+}
+
+/// What most nodes do not have.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct More {
+    locality: Option<Box<Locality>>,
     partition: Text,
-    #[serde(default)]
     peer_name: Text,
 }
 
@@ -55,12 +49,99 @@ impl Node {
         copy create_index: u64;
         /// The index of the last change of the node itself.
         copy modify_index: u64;
-        /// Region and zone, if the agent says them (Consul 1.17 and later).
-        part locality: Locality;
-        /// The admin partition (Consul Enterprise); empty for the default one.
-        text partition;
-        /// The peer cluster that the node was imported from (Consul 1.13 and later).
-        some_text peer_name;
+    }
+
+    /// Region and zone, if the agent says them (Consul 1.17 and later).
+    #[must_use]
+    pub fn locality(&self) -> Option<&Locality> {
+        self.more.as_ref()?.locality.as_deref()
+    }
+
+    /// The admin partition (Consul Enterprise); empty for the default one.
+    #[must_use]
+    pub fn partition(&self) -> &str {
+        self.more
+            .as_ref()
+            .map_or("", |more| more.partition.as_str())
+    }
+
+    /// The peer cluster that the node was imported from (Consul 1.13 and later).
+    #[must_use]
+    pub fn peer_name(&self) -> Option<&str> {
+        self.more.as_ref()?.peer_name.non_empty()
+    }
+
+    /// The same for equal nodes of one answer.
+    pub(crate) fn place(&self) -> usize {
+        self.name.as_ptr().addr()
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Node");
+        out.field("name", &self.name)
+            .field("id", &self.id)
+            .field("address", &self.address)
+            .field("datacenter", &self.datacenter)
+            .field("tagged_addresses", &self.tagged_addresses)
+            .field("meta", &self.meta)
+            .field("create_index", &self.create_index)
+            .field("modify_index", &self.modify_index);
+        if let Some(more) = &self.more {
+            out.field("more", more);
+        }
+        out.finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// The form on the wire.
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Wire {
+            #[serde(rename = "Node")]
+            name: NodeName,
+            #[serde(rename = "ID", default)]
+            id: Text,
+            #[serde(default)]
+            address: Text,
+            #[serde(default)]
+            datacenter: Option<Datacenter>,
+            #[serde(default)]
+            tagged_addresses: TextMap,
+            #[serde(default)]
+            meta: TextMap,
+            #[serde(default, deserialize_with = "json::number")]
+            create_index: u64,
+            #[serde(default, deserialize_with = "json::number")]
+            modify_index: u64,
+            #[serde(default)]
+            locality: Option<Box<Locality>>,
+            #[serde(default)]
+            partition: Text,
+            #[serde(default)]
+            peer_name: Text,
+        }
+
+        let wire = Wire::deserialize(deserializer)?;
+        let more = More {
+            locality: wire.locality,
+            partition: wire.partition,
+            peer_name: wire.peer_name,
+        };
+        Ok(Self {
+            name: wire.name,
+            id: wire.id,
+            address: wire.address,
+            datacenter: wire.datacenter,
+            tagged_addresses: wire.tagged_addresses,
+            meta: wire.meta,
+            create_index: wire.create_index,
+            modify_index: wire.modify_index,
+            more: (more != More::default()).then(|| Box::new(more)),
+        })
     }
 }
 

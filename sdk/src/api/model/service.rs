@@ -263,17 +263,17 @@ impl<'de> Deserialize<'de> for ServiceInstance {
 #[serde(rename_all = "PascalCase")]
 pub struct Weights {
     #[serde(default, deserialize_with = "json::number")]
-    passing: u32,
+    passing: u16,
     #[serde(default, deserialize_with = "json::number")]
-    warning: u32,
+    warning: u16,
 }
 
 impl Weights {
     accessors! {
         /// The weight while all its checks pass. Consul's default: 1.
-        copy passing: u32;
+        copy passing: u16;
         /// The weight while one of them warns; 0 means none. Consul's default: 1.
-        copy warning: u32;
+        copy warning: u16;
     }
 }
 
