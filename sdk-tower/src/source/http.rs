@@ -185,7 +185,7 @@ impl<'a> Instance<'a> {
             address: entry.address(),
             port: entry.port(),
             health: entry.status(),
-            weight: entry.weight(),
+            weight: entry.weight().into(),
         }
     }
 
