@@ -1,4 +1,9 @@
 //! Endpoints from DNS SRV records, Consul's or any other; the only file that names hickory.
+//!
+//! What is used of hickory is the layer below its `Resolver`: one exchange of messages over one
+//! connection. The `Resolver` of 0.26 takes the target of an SRV record for an alias (an SRV name
+//! that really is an alias is then not found), drives its connections in tasks of its own and
+//! keeps them open.
 
 mod builder;
 
@@ -39,9 +44,9 @@ pub use self::builder::SrvSourceBuilder;
 /// domain and no cache is involved.
 ///
 /// Even over TCP a DNS message ends at 65,535 octets, and Consul names some 1,000 instances at
-/// most, another choice each time. Such answers are added up: an instance is gone when 30 answers in a row did
-/// not name it. This finds some 3,000 instances; larger services should be watched over HTTP. A
-/// `tracing` warning says when answers are cut.
+/// most, another choice each time. Such answers are added up: an instance is gone when 30 answers
+/// in a row did not name it. This finds some 3,000 instances; larger services should be watched
+/// over HTTP. A `tracing` warning says when answers are cut.
 ///
 /// The answer says how long it holds (TTL), between [`min_refresh`](SrvSourceBuilder::min_refresh)
 /// and [`max_refresh`](SrvSourceBuilder::max_refresh). Consul's default TTL is 0, so that the
