@@ -49,8 +49,10 @@ pub(super) fn answer(core: &Core, packet: &[u8], transport: Transport) -> Option
     let mut locked = core.lock();
     let lookup = Lookup::new(&mut locked, &query);
     let found = lookup.find();
+    let failed = found.code == ResponseCode::ServFail;
     if found.code != ResponseCode::Refused {
-        reply.metadata.authoritative = true;
+        reply.metadata.authoritative = !failed;
+        reply.metadata.recursion_available = failed;
         if let Some(asked) = &request.edns {
             let mut edns = Edns::new();
             edns.set_max_payload(asked.max_payload());
@@ -463,8 +465,14 @@ impl<'a> Lookup<'a> {
                 .map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
             _ => None,
         };
-        let answer = address.map(|address| Answer::new(record(self.name, RData::from(address))));
-        Found::answers(answer.into_iter().collect())
+        match address {
+            Some(address) => {
+                let name = self.name.to_lowercase();
+                Found::answers(vec![Answer::new(record(&name, RData::from(address)))])
+            }
+            None if matches!(hex.len(), 8 | 32) => self.no_such_name(),
+            None => Found::answers(Vec::new()),
+        }
     }
 
     fn reverse(&self, address: IpAddr) -> Found {
@@ -482,7 +490,12 @@ impl<'a> Lookup<'a> {
             Some(name) => {
                 Found::answers(vec![Answer::new(record(self.name, RData::PTR(PTR(name))))])
             }
-            None => self.no_such_name(),
+            // Consul would ask its recursors, of which there are none.
+            None => Found {
+                code: ResponseCode::ServFail,
+                answers: Vec::new(),
+                authorities: Vec::new(),
+            },
         }
     }
 
