@@ -10,3 +10,4 @@ pub(crate) mod status;
 pub(crate) mod backoff;
 pub(crate) mod pace;
 pub(crate) mod cursor;
+pub(crate) mod heartbeat;
