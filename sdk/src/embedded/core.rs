@@ -1,5 +1,6 @@
 //! What all clones of an agent share.
 
+use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +28,8 @@ pub(super) struct Inner {
     pub(super) replaced: u64,
     /// What they held before that.
     pub(super) former: Option<Arc<Replica>>,
+    /// What has been read through the agent's cache.
+    pub(super) cached: BTreeSet<String>,
 }
 
 impl Inner {
@@ -65,6 +68,7 @@ impl Core {
             inner: Mutex::new(Inner {
                 state,
                 replaced: 0,
+                cached: BTreeSet::new(),
                 former: None,
             }),
             changed,

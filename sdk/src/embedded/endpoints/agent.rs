@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::Call;
 use super::decode::Fields;
 use super::definition::{CheckDefinition, ServiceDefinition};
-use super::query::{Options, parse_wait};
-use super::read::go_bool;
+use super::filter;
+use super::query::{Options, go_bool, parse_wait};
 use super::reply::{self, Refusal, Reply};
 use super::views::{AgentServiceView, CheckView};
 use crate::embedded::state::local::LocalCheck;
@@ -90,7 +90,7 @@ impl Call {
     }
 
     pub(super) fn agent_services(&self) -> Outcome {
-        self.refuse_filter()?;
+        let filter = self.filter(filter::SERVICE)?;
         let locked = self.core.lock();
         let services: BTreeMap<&str, AgentServiceView<'_>> = locked
             .state
@@ -98,27 +98,22 @@ impl Call {
             .services
             .iter()
             .map(|(id, service)| (id.as_str(), AgentServiceView::new(service)))
+            .filter(|(_, service)| filter.as_ref().is_none_or(|it| it.allows(service)))
             .collect();
         Ok(reply::json(&services, self.layout()))
     }
 
     pub(super) fn agent_checks(&self) -> Outcome {
-        self.refuse_filter()?;
+        let filter = self.filter(filter::CHECK)?;
         let locked = self.core.lock();
         let checks: BTreeMap<&str, CheckView<'_>> = locked
             .state
             .local
             .checks()
             .map(|local| (local.check.id.as_str(), CheckView::new(&local.check)))
+            .filter(|(_, check)| filter.as_ref().is_none_or(|it| it.allows(check)))
             .collect();
         Ok(reply::json(&checks, self.layout()))
-    }
-
-    fn refuse_filter(&self) -> Result<(), Refusal> {
-        if self.params.has("filter") {
-            return Err(self.unserved("?filter="));
-        }
-        Ok(())
     }
 
     /// One service with a hash of its definition, by which it can be watched.
@@ -170,16 +165,20 @@ impl Call {
         let locked = self.core.lock();
         let Some(service) = locked.state.local.services.get(&self.rest) else {
             let reason = format!("ServiceId {} not found", self.rest);
+            if self.wants_text() {
+                // Of all the texts Consul 1.8.7 writes this one as a JSON string.
+                return Ok(self.health_reply(&reason, StatusCode::NOT_FOUND, &reason, Form::Json));
+            }
             let unknown = ServiceHealth {
                 aggregated_status: CRITICAL,
                 service: None,
                 checks: None,
             };
-            return Ok(self.health_reply(&unknown, StatusCode::NOT_FOUND, &reason));
+            return Ok(self.health_reply(&unknown, StatusCode::NOT_FOUND, &reason, Form::Asked));
         };
         let health = ServiceHealth::new(&locked.state, service);
         let verdict = health.aggregated_status;
-        Ok(self.health_reply(&health, health_status(verdict), verdict))
+        Ok(self.health_reply(&health, health_status(verdict), verdict, Form::Asked))
     }
 
     pub(super) fn agent_health_by_name(&self) -> Outcome {
@@ -200,27 +199,33 @@ impl Call {
             .map(|health| health.aggregated_status)
             .max_by_key(|verdict| severity(verdict));
         Ok(match worst {
-            Some(verdict) => self.health_reply(&found, health_status(verdict), verdict),
+            Some(verdict) => {
+                self.health_reply(&found, health_status(verdict), verdict, Form::Asked)
+            }
             None => {
                 let reason = format!("ServiceName {} Not Found", self.rest);
-                self.health_reply(&found, StatusCode::NOT_FOUND, &reason)
+                self.health_reply(&found, StatusCode::NOT_FOUND, &reason, Form::Asked)
             }
         })
     }
 
+    fn wants_text(&self) -> bool {
+        self.params.value("format") == "text"
+    }
+
     /// The status code is the verdict; the body is for whoever wants to know more.
-    fn health_reply<T: Serialize>(&self, body: &T, status: StatusCode, reason: &str) -> Reply {
-        let mut reply = if self.params.value("format") == "text" {
-            // Consul 1.8.7 says so even though it is not: only a failure is marked as text.
-            let kind = if status == StatusCode::OK {
-                "application/json"
-            } else {
-                "text/plain"
-            };
+    fn health_reply<T: Serialize>(
+        &self,
+        body: &T,
+        status: StatusCode,
+        reason: &str,
+        form: Form,
+    ) -> Reply {
+        let mut reply = if form == Form::Asked && self.wants_text() {
             let mut reply = reply::text_reply(status, reason);
             reply
                 .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
             reply
         } else {
             reply::json(body, self.layout())
@@ -355,6 +360,14 @@ impl Call {
         let address = server_address(&self.core.lock().state.identity);
         Ok(reply::json(&[address], self.layout()))
     }
+}
+
+/// How a verdict is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Form {
+    /// As the request wishes.
+    Asked,
+    Json,
 }
 
 /// What one service's checks and the node's amount to.

@@ -194,7 +194,7 @@ impl Fields {
                 .into_iter()
                 .map(|item| Self::of(item, &self.field(names), go_type))
                 .collect(),
-            Some(other) => Err(self.mismatch(&other, names, &format!("[]{go_type}"))),
+            Some(other) => Err(self.mismatch(&other, names, &format!("{go_type}s"))),
         }
     }
 

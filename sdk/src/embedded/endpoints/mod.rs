@@ -1,9 +1,11 @@
 //! Consul's HTTP API: from a request to its answer, without a socket.
 
 mod agent;
+mod blocking;
 mod catalog;
 mod decode;
 mod definition;
+mod filter;
 mod kv;
 mod query;
 mod read;
@@ -22,6 +24,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio::time::Instant;
 
+use self::filter::{Field, Filter, Wrong};
 use self::query::{Params, layout, token};
 use self::reply::{Layout, Refusal, Reply};
 use self::routes::{Endpoint, Route};
@@ -201,6 +204,19 @@ impl Call {
             return Ok(());
         }
         Err(Refusal::new(StatusCode::FORBIDDEN, "Permission denied"))
+    }
+
+    /// The filter that the request asks for, over the fields of what it lists.
+    fn filter(&self, fields: &'static [(&'static str, Field)]) -> Result<Option<Filter>, Refusal> {
+        let text = self.params.value("filter");
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match Filter::parse(text, fields) {
+            Ok(filter) => Ok(Some(filter)),
+            Err(Wrong::Refused(text)) => Err(Refusal::internal(text)),
+            Err(Wrong::Unserved(what)) => Err(self.unserved(&format!("?filter= with {what}"))),
+        }
     }
 
     fn check_datacenter(&self, datacenter: &str) -> Result<(), Refusal> {

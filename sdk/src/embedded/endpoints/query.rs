@@ -192,3 +192,12 @@ pub(super) fn token<'a>(params: &'a Params, headers: &'a HeaderMap) -> &'a str {
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map_or("", |(_, token)| token.trim())
 }
+
+/// What Go's `strconv.ParseBool` takes.
+pub(super) fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
