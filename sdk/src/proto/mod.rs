@@ -12,3 +12,4 @@ pub(crate) mod pace;
 pub(crate) mod cursor;
 pub(crate) mod elements;
 pub(crate) mod diff;
+pub(crate) mod heartbeat;

@@ -343,8 +343,8 @@ impl CheckDefinition {
         self.id.as_ref()
     }
 
-    pub(crate) fn initial_status(&self) -> Status {
-        self.status.unwrap_or(Status::Critical)
+    pub(crate) fn initial_status(&self) -> Option<Status> {
+        self.status
     }
 
     /// The check as a registration of its own.

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::CheckDefinition;
-use crate::api::model::ServiceKind;
+use crate::api::model::{ServiceInstance, ServiceKind, Status};
 use crate::error::{Error, Result};
 use crate::ident::ServiceId;
 
@@ -61,6 +62,9 @@ pub struct ServiceDefinition {
     /// The first argument that no field can hold.
     pub(super) wrong: Option<Wrong>,
 }
+
+/// Longer than any process lives: 41 years.
+const NEVER: Duration = Duration::from_secs(360_000 * 3600);
 
 /// Why an argument was refused as soon as it came.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -296,6 +300,10 @@ impl ServiceDefinition {
         &self.name
     }
 
+    pub(crate) fn service_address(&self) -> Option<&Arc<str>> {
+        self.address.as_ref()
+    }
+
     pub(crate) fn service_port(&self) -> Option<u16> {
         self.port
     }
@@ -313,6 +321,68 @@ impl ServiceDefinition {
             };
             (own.unwrap_or_else(given), check)
         })
+    }
+
+    /// The definition as it is sent by whoever keeps it up: with every ID said, with a status for
+    /// each TTL check, and with maintenance if it is on.
+    pub(crate) fn prepared(
+        &self,
+        id: &ServiceId,
+        status: impl Fn(&CheckDefinition) -> Status,
+        maintenance: Option<&str>,
+    ) -> Self {
+        let mut checks: Vec<_> = self
+            .checks_by_id()
+            .map(|(id, check)| {
+                let check = check.clone().id(id);
+                match check.ttl_of() {
+                    Some(_) => {
+                        let status = status(&check);
+                        check.status(status)
+                    }
+                    None => check,
+                }
+            })
+            .collect();
+        if let Some(reason) = maintenance {
+            // What the agent itself makes of `enable=true`, as a check that never runs out: a
+            // registration that replaces the checks would put the service back into rotation, and
+            // one after a wipe would do so for a moment (both measured on 1.8.7).
+            checks.push(
+                CheckDefinition::ttl(NEVER)
+                    .id(format!("_service_maintenance:{id}"))
+                    .name("Service Maintenance Mode")
+                    .notes(reason)
+                    .status(Status::Critical),
+            );
+        }
+        Self {
+            id: Some(id.as_str().into()),
+            checks,
+            ..self.clone()
+        }
+    }
+
+    /// Whether an agent's service is the one that is defined here, as far as an agent tells.
+    pub(crate) fn describes(&self, service: &ServiceInstance) -> bool {
+        let (passing, warning) = self.weights.unwrap_or((1, 1));
+        let weights = service.weights();
+        let meta = self.meta.iter().map(|(key, value)| (&**key, &**value));
+        let mut addresses = self.tagged_addresses.iter();
+        *service.name() == *self.name
+            && service.kind() == self.kind
+            && service.address() == self.address.as_deref().unwrap_or_default()
+            && service.port() == self.port.unwrap_or_default()
+            && service.socket_path() == self.socket_path.as_deref()
+            && (self.enable_tag_override
+                || service.tags().iter().eq(self.tags.iter().map(|tag| &**tag)))
+            && service.meta().iter().eq(meta)
+            && (weights.passing(), weights.warning()) == (passing.into(), warning.into())
+            // The agent adds some of its own, such as `lan_ipv4`.
+            && addresses.all(|(name, (address, port))| {
+                let own = service.tagged_addresses().get(name);
+                own.is_some_and(|own| own.address() == &**address && own.port() == *port)
+            })
     }
 
     fn refuse(mut self, reason: impl FnOnce() -> String) -> Self {
