@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
+use std::net::SocketAddr;
 
 use lictor::Client;
 use support::consul;
@@ -15,6 +16,7 @@ const TALLY: &str = "LICTOR_TESTS_TALLY";
 pub(crate) struct TestAgent {
     kind: Kind,
     http_url: String,
+    dns_addr: SocketAddr,
     prefix: String,
 }
 
@@ -36,6 +38,11 @@ impl TestAgent {
     /// Its HTTP API, a URL without a slash at its end.
     pub(crate) fn http_url(&self) -> String {
         self.http_url.clone()
+    }
+
+    /// Its DNS, over UDP and TCP.
+    pub(crate) fn dns_addr(&self) -> SocketAddr {
+        self.dns_addr
     }
 
     /// A client of it.
@@ -60,6 +67,7 @@ pub(crate) async fn on_embedded(test: &str, case: impl AsyncFnOnce(&TestAgent)) 
     let agent = TestAgent {
         kind: Kind::Embedded,
         http_url: embedded.http_url(),
+        dns_addr: embedded.dns_addr(),
         prefix: prefix(test),
     };
     counted(test, &agent, case).await;
@@ -73,6 +81,7 @@ pub(crate) async fn on_consul(test: &str, case: impl AsyncFnOnce(&TestAgent)) {
     let agent = TestAgent {
         kind: Kind::Consul(major, minor),
         http_url: real.http_url(),
+        dns_addr: real.dns_addr(),
         prefix: prefix(test),
     };
     counted(test, &agent, case).await;

@@ -7,6 +7,7 @@ use crate::{Kind, TestAgent};
 on_both_agents![
     the_agent_has_a_leader,
     the_agent_says_its_version,
+    the_agent_takes_dns_over_tcp,
     a_client_reaches_the_agent,
     names_of_a_case_are_its_own,
 ];
@@ -30,6 +31,11 @@ async fn the_agent_says_its_version(agent: &TestAgent) {
             "{version}"
         );
     }
+}
+
+async fn the_agent_takes_dns_over_tcp(agent: &TestAgent) {
+    let addr = agent.dns_addr();
+    assert!(tokio::net::TcpStream::connect(addr).await.is_ok());
 }
 
 async fn a_client_reaches_the_agent(agent: &TestAgent) {

@@ -334,14 +334,26 @@ pub(crate) fn value(manifest: &str, key: &str) -> String {
 }
 
 /// Every example is a file, is declared, and is in the table for newcomers.
-pub(crate) fn examples_are_told(manifest: &str, readme: &str, files: &[String]) -> Vec<String> {
+///
+/// What `lib` declares as a module is no example but what they share.
+pub(crate) fn examples_are_told(
+    manifest: &str,
+    lib: &str,
+    readme: &str,
+    files: &[String],
+) -> Vec<String> {
+    let shared = Root::of(lib).modules;
     let mut wrong = Vec::new();
     let mut declared = Vec::new();
     for table in manifest.split("[[example]]").skip(1) {
         let table = table.split("\n[").next().unwrap_or_default();
         declared.push((value(table, "name"), value(table, "path")));
     }
-    for file in files.iter().filter(|file| *file != "lib.rs") {
+    for file in files {
+        let module = file.trim_end_matches(".rs");
+        if module == "lib" || shared.iter().any(|name| name == module) {
+            continue;
+        }
         if !declared.iter().any(|(_, path)| path == file) {
             wrong.push(format!("examples/{file}: not in examples/Cargo.toml"));
         }
@@ -531,13 +543,13 @@ mod tests {
     #[test]
     fn an_example_that_nobody_is_told_of_is_found() {
         let manifest = "[[example]]\nname = \"quickstart\"\npath = \"quickstart.rs\"\n\n[lints]\n";
-        let files = ["lib.rs".to_owned(), "quickstart.rs".to_owned()];
-        assert!(examples_are_told(manifest, "`quickstart` shows", &files).is_empty());
-        assert_eq!(examples_are_told(manifest, "nothing", &files).len(), 1);
-        assert_eq!(examples_are_told("", "quickstart", &files).len(), 1);
-        assert_eq!(
-            examples_are_told(manifest, "quickstart", &files[..1]).len(),
-            1
-        );
+        let files = ["lib.rs", "load.rs", "quickstart.rs"].map(str::to_owned);
+        let lib = "pub mod load;\n";
+        let told = "`quickstart` shows";
+        assert!(examples_are_told(manifest, lib, told, &files).is_empty());
+        assert_eq!(examples_are_told(manifest, lib, "nothing", &files).len(), 1);
+        assert_eq!(examples_are_told(manifest, "", told, &files).len(), 1);
+        assert_eq!(examples_are_told("", lib, told, &files).len(), 1);
+        assert_eq!(examples_are_told(manifest, lib, told, &files[..2]).len(), 1);
     }
 }
