@@ -11,13 +11,14 @@
 //!
 //! Without `--consul` or `CONSUL_HTTP_ADDR` it brings an agent of its own, in this process.
 
-use std::net::SocketAddr;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -239,8 +240,8 @@ async fn serve(
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted?;
-                let answer = service_fn(async move |_| {
-                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(name))))
+                let answer = service_fn(move |_: Request<Incoming>| async move {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(name))))
                 });
                 let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
                 connections.spawn(graceful.watch(connection));
@@ -265,7 +266,7 @@ fn finds(channel: &Channel, server: &Server) -> bool {
 async fn same_over_dns(client: &Client, place: &Place, service: &str) -> Result<bool> {
     let mut http = HealthSource::new(client.health().service(service).watch()?);
     let mut srv = SrvSource::builder(format!("{service}.service.consul"))
-        .server(SocketAddr::from(place.dns()))
+        .server(place.dns())
         .min_refresh(Duration::from_millis(100))
         .build()?;
     let (mut by_http, mut by_srv) = (None, None);
