@@ -73,6 +73,7 @@ on_both_agents![
     a_service_that_does_not_exist_is_empty_and_not_unknown,
     an_instance_without_a_port_is_nobody_to_call,
     a_registration_is_seen_and_so_is_its_end,
+    a_change_that_does_not_matter_for_calls_is_not_told,
 ];
 
 /// Fast, so that no test waits for the pace of production.
@@ -395,6 +396,35 @@ async fn a_registration_is_seen_and_so_is_its_end(agent: &Lab) {
         shown(&next(&mut source).await),
         pairs(&[("10.9.0.2:80", 1)])
     );
+}
+
+async fn a_change_that_does_not_matter_for_calls_is_not_told(agent: &Lab) {
+    let definition = |id: &str, port: u16, tag: &str| json!({ "Name": "tagged", "ID": id, "Tags": [tag], "Address": "10.14.0.1", "Port": port });
+    register(agent, definition("t1", 80, "old")).await;
+    let mut by_watch = health(agent, "tagged");
+    assert_eq!(next(&mut by_watch).await.len(), 1);
+
+    register(agent, definition("t1", 80, "new")).await;
+    // Another client's watch tells when Consul has it; the source hears of it within moments.
+    let client = Client::builder().address(agent.http_url.clone());
+    let client = client.build().unwrap();
+    let mut raw = client.health().service("tagged").watch().unwrap();
+    let seen = async {
+        loop {
+            let snapshot = raw.changed().await.unwrap();
+            if snapshot.iter().any(|e| e.service().tags().contains("new")) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.unwrap();
+    let quiet = std::future::poll_fn(|cx| Pin::new(&mut by_watch).poll_next(cx));
+    let told = tokio::time::timeout(Duration::from_millis(300), quiet).await;
+    assert!(told.is_err(), "no endpoint has changed: {told:?}");
+
+    register(agent, definition("t2", 81, "new")).await;
+    let wanted = pairs(&[("10.14.0.1:80", 1), ("10.14.0.1:81", 1)]);
+    assert_eq!(shown(&next(&mut by_watch).await), wanted);
 }
 
 /// What only a real Consul can do, or has to be shown on.
