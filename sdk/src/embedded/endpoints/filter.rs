@@ -559,3 +559,87 @@ fn text_of(token: Token) -> String {
         Token::Equal | Token::NotEqual | Token::Open | Token::Close => String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Filter, SERVICE, Wrong};
+
+    fn allows(text: &str) -> bool {
+        let item = json!({
+            "ID": "w1", "Service": "web", "Tags": ["a", "b"], "Meta": {"x": "y", "a-b": "c"},
+            "Port": 80, "EnableTagOverride": false, "Weights": {"Passing": 1, "Warning": 2},
+            "TaggedAddresses": {"lan": {"Address": "1.1.1.1", "Port": 5}}, "Address": "",
+            "Connect": {},
+        });
+        Filter::parse(text, SERVICE).unwrap().allows(&item)
+    }
+
+    #[test]
+    fn what_people_write_is_understood() {
+        for text in [
+            "ID == w1",
+            "ID==\"w1\"",
+            "Port == 80 and Tags contains a",
+            "Port == 81 or `a` in Tags",
+            "not (Port == 81 or Port == 82)",
+            "c not in Tags",
+            "Tags is not empty",
+            "Address is empty",
+            "Meta.x == y and Meta[\"a-b\"] != d",
+            "x in Meta",
+            "Weights.Warning == 2",
+            "TaggedAddresses.lan.Port == 5",
+            "Service contains eb",
+            "EnableTagOverride == false",
+            "Meta.zz != y",
+            "not Meta.zz == y",
+        ] {
+            assert!(allows(text), "{text}");
+        }
+        for text in ["ID != w1", "Port != 80", "Tags is empty", "Meta.zz == y"] {
+            assert!(!allows(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_a_reason() {
+        for (text, wrong) in [
+            ("foo", Wrong::Syntax("1:4 (3): no match found".to_owned())),
+            (
+                "Port == 80 )",
+                Wrong::Syntax("1:12 (11): no match found".to_owned()),
+            ),
+            (
+                "Foo == 1",
+                Wrong::Meaning("Selector \"Foo\" is not valid".to_owned()),
+            ),
+            (
+                "Foo.Bar == 1",
+                Wrong::Meaning("Selector \"Foo\" is not valid".to_owned()),
+            ),
+            (
+                "Tags == a",
+                Wrong::Meaning("Invalid match operator \"Equal\" for selector \"Tags\"".to_owned()),
+            ),
+            (
+                "Port == x",
+                Wrong::Meaning(
+                    "Failed to coerce value \"x\" for selector \"Port\": strconv.ParseInt: \
+                     parsing \"x\": invalid syntax"
+                        .to_owned(),
+                ),
+            ),
+            ("ID matches w", Wrong::Unserved("matches")),
+        ] {
+            assert_eq!(Filter::parse(text, SERVICE), Err(wrong), "{text}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let text = format!("{}Port == 80{}", "(".repeat(10_000), ")".repeat(10_000));
+        assert!(Filter::parse(&text, SERVICE).is_err());
+    }
+}
