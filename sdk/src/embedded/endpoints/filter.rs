@@ -14,8 +14,10 @@ pub(super) struct Filter(Expression);
 /// Why an expression is not understood.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Wrong {
-    /// Consul refuses it too, with this text.
-    Refused(String),
+    /// It is no expression.
+    Syntax(String),
+    /// It asks for a field that is not there, or for something that a field has not.
+    Meaning(String),
     /// Consul has it and this agent has not.
     Unserved(&'static str),
 }
@@ -29,11 +31,11 @@ pub(super) enum Field {
     Texts,
     /// Texts by key.
     Pairs,
-    Struct(&'static [(&'static str, Field)]),
+    Struct(&'static [(&'static str, Self)]),
     /// Structs by key.
-    Structs(&'static [(&'static str, Field)]),
+    Structs(&'static [(&'static str, Self)]),
     /// A list of structs: one that matches is enough.
-    List(&'static [(&'static str, Field)]),
+    List(&'static [(&'static str, Self)]),
 }
 
 type Fields = &'static [(&'static str, Field)];
@@ -113,9 +115,9 @@ pub(super) const SERVICE_NODE: Fields = &[
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Expression {
-    And(Box<Expression>, Box<Expression>),
-    Or(Box<Expression>, Box<Expression>),
-    Not(Box<Expression>),
+    And(Box<Self>, Box<Self>),
+    Or(Box<Self>, Box<Self>),
+    Not(Box<Self>),
     Match {
         path: Vec<String>,
         operator: Operator,
@@ -169,12 +171,6 @@ impl Filter {
     }
 }
 
-fn refused(text: &str) -> Wrong {
-    Wrong::Refused(format!(
-        "Failed to create boolean expression evaluator: {text}"
-    ))
-}
-
 /// Refuses selectors that do not exist and operators that do not fit them.
 fn check(expression: &Expression, fields: Fields) -> Result<(), Wrong> {
     match expression {
@@ -188,10 +184,11 @@ fn check(expression: &Expression, fields: Fields) -> Result<(), Wrong> {
             operator,
             value,
         } => {
+            let field = resolve(path, fields).map_err(|known| {
+                let selector = path.get(..=known).unwrap_or(path).join(".");
+                Wrong::Meaning(format!("Selector {selector:?} is not valid"))
+            })?;
             let selector = path.join(".");
-            let Some(field) = resolve(path, fields) else {
-                return Err(refused(&format!("Selector {selector:?} is not valid")));
-            };
             let fits = match operator {
                 Operator::Equal | Operator::NotEqual => {
                     matches!(field, Field::Text | Field::Integer | Field::Boolean)
@@ -208,7 +205,7 @@ fn check(expression: &Expression, fields: Fields) -> Result<(), Wrong> {
                 ),
             };
             if !fits {
-                return Err(refused(&format!(
+                return Err(Wrong::Meaning(format!(
                     "Invalid match operator {:?} for selector {selector:?}",
                     operator.name()
                 )));
@@ -218,7 +215,7 @@ fn check(expression: &Expression, fields: Fields) -> Result<(), Wrong> {
                 Field::Boolean if super::query::go_bool(value).is_none() => "ParseBool",
                 _ => return Ok(()),
             };
-            Err(refused(&format!(
+            Err(Wrong::Meaning(format!(
                 "Failed to coerce value {value:?} for selector {selector:?}: \
                  strconv.{unreadable}: parsing {value:?}: invalid syntax"
             )))
@@ -226,23 +223,21 @@ fn check(expression: &Expression, fields: Fields) -> Result<(), Wrong> {
     }
 }
 
-fn resolve(path: &[String], fields: Fields) -> Option<Field> {
-    let (first, rest) = path.split_first()?;
-    let (_, field) = fields.iter().find(|(name, _)| name == first)?;
-    let mut rest = rest;
-    let inner = match (field, rest) {
-        (Field::Struct(inner) | Field::List(inner), [_, ..]) => inner,
-        (Field::Struct(_), []) => return None,
-        (Field::Structs(inner), [_key, after @ ..]) if !after.is_empty() => {
-            rest = after;
-            inner
-        }
-        (Field::Structs(_), [_key]) => return None,
-        (Field::Pairs, [_key]) => return Some(Field::Text),
-        (field, []) => return Some(*field),
-        _ => return None,
-    };
-    resolve(rest, inner)
+/// What a path leads to, or how many of its parts exist.
+fn resolve(path: &[String], fields: Fields) -> Result<Field, usize> {
+    let mut field = Field::Struct(fields);
+    for (at, part) in path.iter().enumerate() {
+        field = match field {
+            Field::Struct(inner) | Field::List(inner) => {
+                let found = inner.iter().find(|(name, _)| name == part);
+                found.map(|(_, field)| *field).ok_or(at)?
+            }
+            Field::Structs(inner) => Field::Struct(inner),
+            Field::Pairs => Field::Text,
+            Field::Text | Field::Integer | Field::Boolean | Field::Texts => return Err(at),
+        };
+    }
+    Ok(field)
 }
 
 fn holds(expression: &Expression, item: &Value) -> bool {
@@ -315,6 +310,7 @@ enum Token {
     /// A selector, a keyword or a bare value.
     Word(Vec<String>),
     Quoted(String),
+    Number(String),
     Equal,
     NotEqual,
     Open,
@@ -340,9 +336,22 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, Wrong> {
                 let (value, after) = quoted(rest, first).ok_or_else(|| no_match(text, at))?;
                 (Token::Quoted(value), Some(after))
             }
-            c if c.is_alphanumeric() || matches!(c, '_' | '-') => {
+            c if c.is_ascii_alphabetic() => {
                 let (parts, after) = word(rest).ok_or_else(|| no_match(text, at))?;
                 (Token::Word(parts), Some(after))
+            }
+            c if c.is_ascii_digit() || c == '-' => {
+                let end = rest
+                    .find(|c: char| !c.is_ascii_digit() && !matches!(c, '-' | '.'))
+                    .unwrap_or(rest.len());
+                let (number, after) = rest.split_at(end);
+                if number.parse::<f64>().is_err() {
+                    let column = at.saturating_add(1);
+                    return Err(Wrong::Syntax(format!(
+                        "1:{column} ({at}): rule \"number\": Invalid number literal"
+                    )));
+                }
+                (Token::Number(number.to_owned()), Some(after))
             }
             _ => return Err(no_match(text, at)),
         };
@@ -367,14 +376,17 @@ fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     None
 }
 
-/// `a.b["c d"].e`, or a number.
+/// `a.b["c d"].e`
 fn word(text: &str) -> Option<(Vec<String>, &str)> {
     let mut parts = Vec::new();
     let mut rest = text;
     loop {
-        let in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '/' | ':');
+        let in_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let end = rest.find(|c| !in_name(c)).unwrap_or(rest.len());
         let (name, after) = rest.split_at(end);
+        if name.is_empty() {
+            return None;
+        }
         parts.push(name.to_owned());
         rest = after;
         while let Some(after) = rest.strip_prefix('[') {
@@ -395,7 +407,7 @@ fn no_match(text: &str, at: usize) -> Wrong {
         .get(..at)
         .map_or(at, |before| before.chars().count())
         .saturating_add(1);
-    refused(&format!("1:{column} ({at}): no match found"))
+    Wrong::Syntax(format!("1:{column} ({at}): no match found"))
 }
 
 /// How deep parentheses and `not` may nest; a stack is not endless.
@@ -452,9 +464,8 @@ impl Parser<'_> {
         let first = self.operand()?;
         for (text, operator) in [("in", Operator::In), ("not in", Operator::NotIn)] {
             if self.keywords(text) {
-                let path = match self.operand()? {
-                    Token::Word(path) => path,
-                    _ => return Err(self.wrong()),
+                let Token::Word(path) = self.operand()? else {
+                    return Err(self.wrong());
                 };
                 return Ok(Expression::Match {
                     path,
@@ -501,7 +512,7 @@ impl Parser<'_> {
 
     fn operand(&mut self) -> Result<Token, Wrong> {
         match self.tokens.get(self.at) {
-            Some((_, token @ (Token::Word(_) | Token::Quoted(_)))) => {
+            Some((_, token @ (Token::Word(_) | Token::Quoted(_) | Token::Number(_)))) => {
                 let token = token.clone();
                 self.at += 1;
                 Ok(token)
@@ -544,7 +555,91 @@ impl Parser<'_> {
 fn text_of(token: Token) -> String {
     match token {
         Token::Word(parts) => parts.join("."),
-        Token::Quoted(text) => text,
+        Token::Quoted(text) | Token::Number(text) => text,
         Token::Equal | Token::NotEqual | Token::Open | Token::Close => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Filter, SERVICE, Wrong};
+
+    fn allows(text: &str) -> bool {
+        let item = json!({
+            "ID": "w1", "Service": "web", "Tags": ["a", "b"], "Meta": {"x": "y", "a-b": "c"},
+            "Port": 80, "EnableTagOverride": false, "Weights": {"Passing": 1, "Warning": 2},
+            "TaggedAddresses": {"lan": {"Address": "1.1.1.1", "Port": 5}}, "Address": "",
+            "Connect": {},
+        });
+        Filter::parse(text, SERVICE).unwrap().allows(&item)
+    }
+
+    #[test]
+    fn what_people_write_is_understood() {
+        for text in [
+            "ID == w1",
+            "ID==\"w1\"",
+            "Port == 80 and Tags contains a",
+            "Port == 81 or `a` in Tags",
+            "not (Port == 81 or Port == 82)",
+            "c not in Tags",
+            "Tags is not empty",
+            "Address is empty",
+            "Meta.x == y and Meta[\"a-b\"] != d",
+            "x in Meta",
+            "Weights.Warning == 2",
+            "TaggedAddresses.lan.Port == 5",
+            "Service contains eb",
+            "EnableTagOverride == false",
+            "Meta.zz != y",
+            "not Meta.zz == y",
+        ] {
+            assert!(allows(text), "{text}");
+        }
+        for text in ["ID != w1", "Port != 80", "Tags is empty", "Meta.zz == y"] {
+            assert!(!allows(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_with_a_reason() {
+        for (text, wrong) in [
+            ("foo", Wrong::Syntax("1:4 (3): no match found".to_owned())),
+            (
+                "Port == 80 )",
+                Wrong::Syntax("1:12 (11): no match found".to_owned()),
+            ),
+            (
+                "Foo == 1",
+                Wrong::Meaning("Selector \"Foo\" is not valid".to_owned()),
+            ),
+            (
+                "Foo.Bar == 1",
+                Wrong::Meaning("Selector \"Foo\" is not valid".to_owned()),
+            ),
+            (
+                "Tags == a",
+                Wrong::Meaning("Invalid match operator \"Equal\" for selector \"Tags\"".to_owned()),
+            ),
+            (
+                "Port == x",
+                Wrong::Meaning(
+                    "Failed to coerce value \"x\" for selector \"Port\": strconv.ParseInt: \
+                     parsing \"x\": invalid syntax"
+                        .to_owned(),
+                ),
+            ),
+            ("ID matches w", Wrong::Unserved("matches")),
+        ] {
+            assert_eq!(Filter::parse(text, SERVICE), Err(wrong), "{text}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let text = format!("{}Port == 80{}", "(".repeat(10_000), ")".repeat(10_000));
+        assert!(Filter::parse(&text, SERVICE).is_err());
     }
 }

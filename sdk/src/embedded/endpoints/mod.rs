@@ -214,7 +214,13 @@ impl Call {
         }
         match Filter::parse(text, fields) {
             Ok(filter) => Ok(Some(filter)),
-            Err(Wrong::Refused(text)) => Err(Refusal::internal(text)),
+            // Of all lists this one is told without the words before the reason.
+            Err(Wrong::Meaning(text)) if self.path == "/v1/agent/checks" => {
+                Err(Refusal::internal(text))
+            }
+            Err(Wrong::Meaning(text) | Wrong::Syntax(text)) => Err(Refusal::internal(format!(
+                "Failed to create boolean expression evaluator: {text}"
+            ))),
             Err(Wrong::Unserved(what)) => Err(self.unserved(&format!("?filter= with {what}"))),
         }
     }
