@@ -5,7 +5,7 @@ mod entry;
 use std::sync::Arc;
 
 use super::endpoint::Answered;
-use super::model::AllServiceTags;
+use super::model::{AllServiceTags, MaybeNodeServices};
 use super::{Endpoint, Read, Write};
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -237,18 +237,9 @@ impl Endpoint for OneNode {
     type Output = Option<NodeServices>;
 
     fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        /// An unknown node is `null`, or an object whose node is `null`.
-        #[derive(Default, serde::Deserialize)]
-        #[serde(rename_all = "PascalCase", default)]
-        struct Probe {
-            node: Option<serde::de::IgnoredAny>,
-        }
-
-        let raw = answer.good()?;
-        if raw.json::<Probe>()?.node.is_none() {
-            return Ok(None);
-        }
-        raw.decode().map(Some)
+        // An unknown node is `null`, or an object whose node is `null`.
+        let found = answer.good()?.json::<Option<MaybeNodeServices>>()?;
+        Ok(found.and_then(MaybeNodeServices::known))
     }
 }
 

@@ -173,6 +173,24 @@ impl NodeServices {
     }
 }
 
+/// The same for a node that may be unknown: then it is `null`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct MaybeNodeServices {
+    node: Option<Node>,
+    #[serde(default, deserialize_with = "instances")]
+    services: Box<[ServiceInstance]>,
+}
+
+impl MaybeNodeServices {
+    pub(crate) fn known(self) -> Option<NodeServices> {
+        Some(NodeServices {
+            node: self.node?,
+            services: self.services,
+        })
+    }
+}
+
 /// Instances under their IDs (`/v1/catalog/node`), or in a list (`/v1/catalog/node-services`).
 fn instances<'de, D: Deserializer<'de>>(
     deserializer: D,

@@ -69,7 +69,7 @@ mod node;
 mod proxy;
 mod service;
 
-pub(crate) use catalog::AllServiceTags;
+pub(crate) use catalog::{AllServiceTags, MaybeNodeServices};
 pub use catalog::{CatalogService, NodeServices, ServiceTags};
 pub use check::{Check, CheckDefinition, Status};
 pub use node::{Locality, Node};
