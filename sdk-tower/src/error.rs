@@ -1,1 +1,221 @@
 //! What can go wrong on the way to an endpoint.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of every fallible call in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any error a tower service or an HTTP body may carry.
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A call that did not reach an endpoint or got no answer, or a wrong argument.
+///
+/// Branch by [`kind`](Self::kind) or by a predicate. `Display` prints this level only; walk
+/// [`source`](StdError::source) for the rest.
+pub struct Error {
+    inner: Box<Inner>,
+}
+
+struct Inner {
+    kind: ErrorKind,
+    sent: bool,
+    context: Cow<'static, str>,
+    source: Option<BoxError>,
+}
+
+/// Why a call failed, in terms a caller can act on.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument or option that cannot work: a caller's mistake, not worth a retry.
+    Invalid,
+    /// A request that cannot be sent by this channel as it is; not worth a retry.
+    InvalidRequest,
+    /// There is no Tokio runtime where one is needed.
+    NoRuntime,
+    /// The source of endpoints has not answered in the time given for the first resolution.
+    NeverResolved,
+    /// The source of endpoints says that nobody offers the service.
+    NoEndpoints,
+    /// No endpoint that was tried accepted a connection; the request was not sent.
+    Connect,
+    /// The connection failed before the head of the response had arrived.
+    Request,
+    /// The connection failed in the middle of the response's body.
+    Body,
+    /// The deadline of the request passed before the head of the response had arrived.
+    Timeout,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind) -> Self {
+        Self {
+            inner: Box::new(Inner {
+                kind,
+                sent: matches!(kind, ErrorKind::Body),
+                context: Cow::Borrowed(""),
+                source: None,
+            }),
+        }
+    }
+
+    pub(crate) fn context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
+        self.inner.context = context.into();
+        self
+    }
+
+    pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
+        self.inner.source = Some(source.into());
+        self
+    }
+
+    pub(crate) fn after_sending(mut self, sent: bool) -> Self {
+        self.inner.sent = sent;
+        self
+    }
+
+    /// Why the call failed.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.inner.kind
+    }
+
+    /// Whether every endpoint that was tried refused the connection or did not accept it in time.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        matches!(self.inner.kind, ErrorKind::Connect)
+    }
+
+    /// Whether there was nobody to call: never resolved, or resolved to an empty set.
+    #[must_use]
+    pub fn is_no_endpoints(&self) -> bool {
+        matches!(
+            self.inner.kind,
+            ErrorKind::NoEndpoints | ErrorKind::NeverResolved
+        )
+    }
+
+    /// Whether a deadline passed.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.inner.kind, ErrorKind::Timeout)
+    }
+
+    /// Whether a part of the request may have reached an endpoint.
+    ///
+    /// If not, no endpoint has seen the request and it may be sent again whatever it does. If so,
+    /// only the caller can know whether doing it twice is safe.
+    #[must_use]
+    pub fn was_sent(&self) -> bool {
+        self.inner.sent
+    }
+
+    /// Whether the same call may succeed later without any change by the caller.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self.inner.kind {
+            ErrorKind::Invalid | ErrorKind::InvalidRequest | ErrorKind::NoRuntime => false,
+            ErrorKind::NeverResolved
+            | ErrorKind::NoEndpoints
+            | ErrorKind::Connect
+            | ErrorKind::Request
+            | ErrorKind::Body
+            | ErrorKind::Timeout => true,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.inner.kind {
+            ErrorKind::Invalid => "invalid argument",
+            ErrorKind::InvalidRequest => "request cannot be sent",
+            ErrorKind::NoRuntime => "no Tokio runtime",
+            ErrorKind::NeverResolved => "service never resolved",
+            ErrorKind::NoEndpoints => "service has no endpoints",
+            ErrorKind::Connect => "no endpoint accepted a connection",
+            ErrorKind::Request => "connection failed before the response",
+            ErrorKind::Body => "connection failed during the response",
+            ErrorKind::Timeout => "request timed out",
+        })?;
+        if !self.inner.context.is_empty() {
+            write!(f, ": {}", self.inner.context)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.inner.kind)
+            .field("sent", &self.inner.sent)
+            .field("context", &self.inner.context)
+            .field("source", &self.inner.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    const ALL: [ErrorKind; 9] = [
+        ErrorKind::Invalid,
+        ErrorKind::InvalidRequest,
+        ErrorKind::NoRuntime,
+        ErrorKind::NeverResolved,
+        ErrorKind::NoEndpoints,
+        ErrorKind::Connect,
+        ErrorKind::Request,
+        ErrorKind::Body,
+        ErrorKind::Timeout,
+    ];
+
+    #[test]
+    fn no_level_of_the_chain_repeats_another() {
+        for kind in ALL {
+            let error = Error::new(kind)
+                .context("web")
+                .because(io::Error::other("the cause"));
+            let shown = error.to_string();
+            assert!(shown.ends_with(": web"), "{shown}");
+            assert!(!shown.contains("the cause"), "{shown}");
+            assert_eq!(error.source().unwrap().to_string(), "the cause");
+        }
+    }
+
+    #[test]
+    fn nothing_was_sent_unless_somebody_says_so() {
+        for kind in ALL {
+            assert_eq!(Error::new(kind).was_sent(), kind == ErrorKind::Body);
+            assert!(Error::new(kind).after_sending(true).was_sent());
+        }
+    }
+
+    #[test]
+    fn mistakes_of_the_caller_are_not_transient() {
+        let lasting: Vec<_> = ALL
+            .into_iter()
+            .filter(|kind| !Error::new(*kind).is_transient())
+            .collect();
+        assert_eq!(
+            lasting,
+            [
+                ErrorKind::Invalid,
+                ErrorKind::InvalidRequest,
+                ErrorKind::NoRuntime
+            ]
+        );
+    }
+}

@@ -1,1 +1,196 @@
-//! Picking an endpoint.
+//! Who gets the next request: two choices by load, over a set that changes under way.
+//!
+//! The hot path is a [`Picker`]: it reads an immutable [`Snapshot`](snapshot::Snapshot) and a few
+//! atomics, takes no lock and allocates nothing. One task per service, the [`driver`], turns the
+//! source's endpoint sets into snapshots and is the only writer. The rules ([`estimate`],
+//! [`avoid`], [`sample`], [`pick`]) are pure: time and randomness are arguments.
+
+mod avoid;
+mod candidate;
+mod driver;
+mod estimate;
+mod pick;
+mod rng;
+mod sample;
+mod snapshot;
+mod tick;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::task::Worker;
+
+pub(crate) use candidate::{Candidate, InFlight};
+pub(crate) use driver::start;
+pub(crate) use pick::{MOST_ATTEMPTS, Tried};
+pub(crate) use rng::Rng;
+pub(crate) use snapshot::{Phase, Snapshot};
+pub(crate) use tick::{Clock, Tick};
+
+/// How the better of two endpoints is told.
+///
+/// Both policies draw two endpoints at random, by weight, and take the one with less load; this
+/// spreads well, costs the same for ten endpoints and for ten thousand, and does not send every
+/// client to the same "best" endpoint.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Policy {
+    /// Load is the moving average of the latency times the requests in flight.
+    ///
+    /// A slow endpoint is left alone after its first slow answer and tried again, by one request,
+    /// as the memory fades (time constant 2 s, or eight times the latency if that is longer).
+    /// Latencies within a factor of two of each other count as equal. An endpoint that fails fast,
+    /// by a lost connection or with a status of 500 or above, looks slow and not fast.
+    #[default]
+    PeakEwma,
+    /// Load is the number of requests in flight, including unfinished response bodies.
+    PendingRequests,
+}
+
+/// What the balancer needs of the thing that carries requests to one endpoint.
+pub(crate) trait Backend: Send + Sync + 'static {
+    /// The endpoint has left: let go of what is idle, let finish what is under way.
+    fn retire(&self);
+
+    /// Called four times per idle timeout, so that idle things age without a clock of their own.
+    fn age(&self);
+}
+
+/// One balanced service: the current snapshot, and the task that renews it.
+///
+/// The task ends when this is dropped, and all backends are retired.
+pub(crate) struct Balance<S: Backend> {
+    snapshot: ArcSwap<Snapshot<S>>,
+    generation: AtomicU64,
+    phase: watch::Sender<Phase>,
+    policy: Policy,
+    clock: Clock,
+    seed: AtomicU64,
+    /// Held so that the driver ends with this value; it starts when the rest stands.
+    driver: OnceLock<Worker>,
+}
+
+/// What a handle has of its own for picking: a cached snapshot and random numbers.
+pub(crate) struct Picker<S> {
+    cached: Arc<Snapshot<S>>,
+    generation: u64,
+    rng: Rng,
+}
+
+impl<S: Backend> Balance<S> {
+    pub(crate) fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot<S>> {
+        self.snapshot.load_full()
+    }
+
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Time since the service was set up: how long its first resolution has taken so far.
+    pub(crate) fn age(&self) -> Duration {
+        self.clock.age()
+    }
+
+    /// A pick off the hot path: after a wait, or after a failed attempt.
+    pub(crate) fn pick(&self, rng: &mut Rng, tried: &Tried, now: Tick) -> Choice<S> {
+        choose(&self.snapshot.load(), self.policy, rng, tried, now)
+    }
+
+    /// Puts a new snapshot in place; only the driver does.
+    fn publish(&self, snapshot: Snapshot<S>) {
+        let phase = snapshot.phase();
+        self.snapshot.store(Arc::new(snapshot));
+        self.generation.fetch_add(1, Ordering::Release);
+        self.phase.send_if_modified(|told| {
+            let news = *told != phase;
+            *told = phase;
+            news
+        });
+    }
+
+    /// Random numbers that nobody else has.
+    pub(crate) fn rng(&self) -> Rng {
+        Rng::seeded(self.seed.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl<S: Backend> Drop for Balance<S> {
+    fn drop(&mut self) {
+        for entry in self.snapshot.load().entries() {
+            entry.candidate().backend().retire();
+        }
+    }
+}
+
+/// What came of a pick.
+pub(crate) enum Choice<S> {
+    /// This endpoint, which counts the request from now on.
+    Picked(InFlight<S>),
+    /// Nobody is left who was not tried.
+    Exhausted,
+    /// The service has no endpoints.
+    Empty,
+    /// Nothing is known of the service yet.
+    Unknown,
+}
+
+fn choose<S>(
+    snapshot: &Snapshot<S>,
+    policy: Policy,
+    rng: &mut Rng,
+    tried: &Tried,
+    now: Tick,
+) -> Choice<S> {
+    match pick::pick(snapshot, policy, rng, tried, now) {
+        Some(candidate) => Choice::Picked(InFlight::begin(Arc::clone(candidate), now)),
+        None => match snapshot.phase() {
+            Phase::Unknown => Choice::Unknown,
+            Phase::Empty => Choice::Empty,
+            Phase::Ready => Choice::Exhausted,
+        },
+    }
+}
+
+impl<S: Backend> Picker<S> {
+    pub(crate) fn new(balance: &Balance<S>) -> Self {
+        let generation = balance.generation.load(Ordering::Acquire);
+        Self {
+            cached: balance.snapshot.load_full(),
+            generation,
+            rng: balance.rng(),
+        }
+    }
+
+    pub(crate) fn another(&self, balance: &Balance<S>) -> Self {
+        Self {
+            cached: Arc::clone(&self.cached),
+            generation: self.generation,
+            rng: balance.rng(),
+        }
+    }
+
+    /// Picks the endpoint for a new request: no lock, no allocation.
+    pub(crate) fn pick(&mut self, balance: &Balance<S>, now: Tick) -> Choice<S> {
+        // The snapshot is stored before its number: whoever reads the number finds the snapshot,
+        // or one that is newer still.
+        let generation = balance.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.cached = balance.snapshot.load_full();
+            self.generation = generation;
+        }
+        let tried = Tried::default();
+        choose(&self.cached, balance.policy, &mut self.rng, &tried, now)
+    }
+}

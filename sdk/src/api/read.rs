@@ -101,7 +101,7 @@ pub struct Read<E> {
     pub(crate) client: Client,
     pub(crate) call: Call,
     pub(crate) endpoint: E,
-    consistency: Consistency,
+    consistency: Option<Consistency>,
     cached: Option<Cached>,
     block: Option<Block>,
     wrong: Option<Error>,
@@ -109,7 +109,7 @@ pub struct Read<E> {
 
 /// What a hand-made blocking query waits for.
 #[derive(Clone, Debug)]
-pub(crate) struct Block {
+struct Block {
     since: Since,
     wait: Duration,
 }
@@ -126,7 +126,7 @@ impl<E> Read<E> {
             client: client.clone(),
             call: Call::get(target),
             endpoint,
-            consistency: Consistency::Default,
+            consistency: None,
             cached: None,
             block: None,
             wrong: None,
@@ -166,7 +166,7 @@ impl<E> Read<E> {
 
     /// Which server may answer. Default: [`Consistency::Default`].
     pub fn consistency(mut self, consistency: Consistency) -> Self {
-        self.consistency = consistency;
+        self.consistency = Some(consistency);
         self
     }
 
@@ -253,13 +253,28 @@ impl<E> Read<E> {
         self
     }
 
+    /// Whether the caller said which server, or the cache, may answer.
+    pub(crate) fn says_who_answers(&self) -> bool {
+        self.consistency.is_some() || self.cached.is_some()
+    }
+
+    /// Whether the caller made it a blocking query by hand.
+    pub(crate) fn blocks(&self) -> bool {
+        self.block.is_some()
+    }
+
     /// The request this read makes, without what makes it blocking.
-    pub(crate) fn template(self) -> Result<(Client, Call, E, Option<Block>)> {
-        if let Some(err) = self.wrong {
-            return Err(err);
+    pub(crate) fn assemble(&self) -> Result<Call> {
+        self.assemble_for(self.consistency.unwrap_or_default())
+    }
+
+    /// The same of another server.
+    pub(crate) fn assemble_for(&self, consistency: Consistency) -> Result<Call> {
+        if let Some(err) = &self.wrong {
+            return Err(err.clone());
         }
-        let mut call = self.call;
-        match self.consistency {
+        let mut call = self.call.clone();
+        match consistency {
             Consistency::Default => {}
             Consistency::Stale => call.target.flag("stale"),
             Consistency::Leader => call.target.flag("leader"),
@@ -278,7 +293,7 @@ impl<E> Read<E> {
             call.target.flag("cached");
             call.cache_control = cached.header();
         }
-        Ok((self.client, call, self.endpoint, self.block))
+        Ok(call)
     }
 }
 
@@ -294,17 +309,17 @@ impl<E: Endpoint> Read<E> {
     /// A read changes nothing: dropping the future closes the connection it used, and nothing else
     /// is lost.
     pub async fn send(self) -> Result<Answer<E::Output>> {
-        let (client, mut call, endpoint, block) = self.template()?;
-        if let Some(Block { since, wait }) = block {
+        let mut call = self.assemble()?;
+        if let Some(Block { since, wait }) = self.block {
             match since {
                 Since::Index(index) => call.target.push_number("index", index),
                 Since::Hash(hash) => call.target.push("hash", &hash),
             }
             wait_for(&mut call, wait)?;
         }
-        let raw = client.send(call).await?;
+        let raw = self.client.send(call).await?;
         let meta = raw.meta();
-        let value = endpoint.interpret(super::endpoint::Answered(raw))?;
+        let value = self.endpoint.interpret(super::endpoint::Answered(raw))?;
         Ok(Answer::new(value, meta))
     }
 }

@@ -10,3 +10,6 @@ pub(crate) mod status;
 pub(crate) mod backoff;
 pub(crate) mod pace;
 pub(crate) mod cursor;
+pub(crate) mod elements;
+pub(crate) mod diff;
+pub(crate) mod heartbeat;

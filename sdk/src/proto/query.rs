@@ -62,6 +62,12 @@ impl Target {
         self.text.push_str(name);
     }
 
+    /// Whether `name` was appended alone.
+    pub(crate) fn has_flag(&self, name: &str) -> bool {
+        let query = self.text.split_once('?').map_or("", |(_, query)| query);
+        query.split('&').any(|parameter| parameter == name)
+    }
+
     /// Path and query.
     pub(crate) fn as_str(&self) -> &str {
         &self.text

@@ -1,0 +1,187 @@
+//! The task that turns endpoint sets into snapshots: one per service, the only writer.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_core::Stream;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::endpoint::{Endpoint, EndpointSet, Target};
+use crate::task::{Runtime, StopSignal, Worker};
+
+use super::candidate::Candidate;
+use super::snapshot::{Phase, Snapshot};
+use super::tick::Clock;
+use super::{Backend, Balance, Policy};
+
+/// Sets up a balanced service and starts its driver.
+///
+/// `make` gives the backend of an endpoint that joins. The driver holds the balance weakly and
+/// ends when it is dropped; a source that ends leaves the set as it is.
+pub(crate) fn start<S, St, F>(
+    runtime: &Runtime,
+    source: St,
+    policy: Policy,
+    age_every: Duration,
+    make: F,
+) -> Arc<Balance<S>>
+where
+    S: Backend,
+    St: Stream<Item = EndpointSet> + Send + 'static,
+    F: Fn(&Target) -> S + Send + 'static,
+{
+    let balance = Arc::new(Balance {
+        snapshot: ArcSwap::from_pointee(Snapshot::unknown()),
+        generation: AtomicU64::new(0),
+        phase: watch::Sender::new(Phase::Unknown),
+        policy,
+        clock: Clock::start(),
+        seed: AtomicU64::new(rand::random()),
+        driver: OnceLock::new(),
+    });
+    let driver = Driver {
+        balance: Arc::downgrade(&balance),
+        members: HashMap::new(),
+        next_id: 0,
+        make,
+    };
+    let source = Box::pin(source);
+    balance
+        .driver
+        .get_or_init(|| Worker::spawn(runtime, move |stop| driver.run(source, age_every, stop)));
+    balance
+}
+
+struct Driver<S: Backend, F> {
+    balance: Weak<Balance<S>>,
+    members: HashMap<Target, Member<S>>,
+    next_id: u32,
+    make: F,
+}
+
+struct Member<S> {
+    candidate: Arc<Candidate<S>>,
+    /// The number of the last set that had it.
+    seen: u64,
+}
+
+impl<S, F> Driver<S, F>
+where
+    S: Backend,
+    F: Fn(&Target) -> S + Send + 'static,
+{
+    async fn run<St>(mut self, mut source: Pin<Box<St>>, age_every: Duration, mut stop: StopSignal)
+    where
+        St: Stream<Item = EndpointSet> + Send + 'static,
+    {
+        let mut ageing = interval_at(Instant::now() + age_every, age_every);
+        ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ended = false;
+        let mut round = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.recv() => return,
+                set = newest(source.as_mut()), if !ended => match set {
+                    Newest { set: Some(set), over } => {
+                        ended = over;
+                        round += 1;
+                        if self.apply(&set, round).is_none() {
+                            return;
+                        }
+                    }
+                    Newest { set: None, .. } => {
+                        tracing::debug!("the source of endpoints has ended, the set stays");
+                        ended = true;
+                    }
+                },
+                _ = ageing.tick() => {
+                    for member in self.members.values() {
+                        member.candidate.backend().age();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes a set. None if nobody is left to publish it to.
+    fn apply(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
+        let balance = self.balance.upgrade()?;
+        let members = set
+            .iter()
+            .map(|endpoint| {
+                let candidate = self.admit(endpoint, round);
+                (candidate, endpoint.priority(), endpoint.weight())
+            })
+            .collect();
+        balance.publish(Snapshot::new(members, balance.now()));
+        // Out of rotation first, then retired: whoever picks now finds the new set, and whoever
+        // picked before finds its request refused unsent by the retired backend.
+        self.members.retain(|target, member| {
+            let stays = member.seen == round;
+            if !stays {
+                tracing::debug!(%target, "endpoint has left");
+                member.candidate.backend().retire();
+            }
+            stays
+        });
+        Some(())
+    }
+
+    fn admit(&mut self, endpoint: &Endpoint, round: u64) -> Arc<Candidate<S>> {
+        let target = endpoint.target();
+        if let Some(member) = self.members.get_mut(target) {
+            member.seen = round;
+            return Arc::clone(&member.candidate);
+        }
+        tracing::debug!(%target, "endpoint has joined");
+        self.next_id = self.next_id.wrapping_add(1);
+        let backend = (self.make)(target);
+        let candidate = Arc::new(Candidate::new(self.next_id, target.clone(), backend));
+        let member = Member {
+            candidate: Arc::clone(&candidate),
+            seen: round,
+        };
+        self.members.insert(target.clone(), member);
+        candidate
+    }
+}
+
+struct Newest {
+    set: Option<EndpointSet>,
+    /// The source has ended after this set.
+    over: bool,
+}
+
+/// Waits for a set and, if several are there, takes the last of them.
+///
+/// A bound on how many are skipped keeps a source that is always ready from holding up the task.
+async fn newest<St>(mut source: Pin<&mut St>) -> Newest
+where
+    St: Stream<Item = EndpointSet>,
+{
+    const MOST_SKIPPED: usize = 64;
+    poll_fn(move |cx| {
+        let mut set = None;
+        for _ in 0..MOST_SKIPPED {
+            match source.as_mut().poll_next(cx) {
+                Poll::Ready(Some(newer)) => set = Some(newer),
+                Poll::Ready(None) => return Poll::Ready(Newest { set, over: true }),
+                Poll::Pending if set.is_none() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Newest { set, over: false })
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Context;
+
+use tokio::sync::mpsc;
+
+use crate::balance::{Choice, Picker, Tried};
+
+use super::*;
+
+#[derive(Default)]
+struct Log {
+    made: Mutex<Vec<u16>>,
+    retired: Mutex<Vec<u16>>,
+    aged: AtomicU32,
+}
+
+struct Recorded {
+    port: u16,
+    log: Arc<Log>,
+}
+
+impl Backend for Recorded {
+    fn retire(&self) {
+        self.log.retired.lock().unwrap().push(self.port);
+    }
+
+    fn age(&self) {
+        self.log.aged.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Log {
+    fn made(&self) -> Vec<u16> {
+        sorted(&self.made)
+    }
+
+    fn retired(&self) -> Vec<u16> {
+        sorted(&self.retired)
+    }
+}
+
+fn sorted(ports: &Mutex<Vec<u16>>) -> Vec<u16> {
+    let mut ports = ports.lock().unwrap().clone();
+    ports.sort_unstable();
+    ports
+}
+
+struct Sets(mpsc::UnboundedReceiver<EndpointSet>);
+
+impl Stream for Sets {
+    type Item = EndpointSet;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EndpointSet>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint::new(format!("10.0.0.1:{port}").parse().unwrap())
+}
+
+fn set(ports: &[u16]) -> EndpointSet {
+    ports.iter().copied().map(endpoint).collect()
+}
+
+fn service() -> (
+    mpsc::UnboundedSender<EndpointSet>,
+    Arc<Balance<Recorded>>,
+    Arc<Log>,
+) {
+    let (tell, sets) = mpsc::unbounded_channel();
+    let log = Arc::new(Log::default());
+    let make = {
+        let log = Arc::clone(&log);
+        move |target: &Target| {
+            log.made.lock().unwrap().push(target.port());
+            Recorded {
+                port: target.port(),
+                log: Arc::clone(&log),
+            }
+        }
+    };
+    let runtime = Runtime::current().unwrap();
+    let every = Duration::from_secs(10);
+    let balance = start(&runtime, Sets(sets), Policy::PeakEwma, every, make);
+    (tell, balance, log)
+}
+
+async fn known(balance: &Balance<Recorded>, ports: &[u16]) {
+    let mut generation = balance.phase();
+    loop {
+        let snapshot = balance.snapshot();
+        let port =
+            |entry: &crate::balance::snapshot::Entry<Recorded>| entry.candidate().target().port();
+        if snapshot.phase() != Phase::Unknown
+            && snapshot.entries().map(port).collect::<Vec<_>>() == ports
+        {
+            return;
+        }
+        tokio::time::timeout(Duration::from_millis(1), generation.changed())
+            .await
+            .ok();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn unchanged_endpoints_keep_their_backend_and_their_statistics() {
+    let (tell, balance, log) = service();
+    tell.send(set(&[1, 2])).unwrap();
+    known(&balance, &[1, 2]).await;
+    let before = balance.snapshot();
+    let kept = before.entries().nth(1).unwrap().candidate();
+    tell.send(set(&[2, 3])).unwrap();
+    known(&balance, &[2, 3]).await;
+    let after = balance.snapshot();
+    assert!(Arc::ptr_eq(
+        kept,
+        after.entries().next().unwrap().candidate()
+    ));
+    assert_eq!(log.made(), [1, 2, 3]);
+    assert_eq!(log.retired(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_weight_makes_no_new_backend() {
+    let (tell, balance, log) = service();
+    tell.send(set(&[1, 2])).unwrap();
+    known(&balance, &[1, 2]).await;
+    let heavier = [endpoint(1).with_weight(7), endpoint(2)];
+    tell.send(heavier.into_iter().collect()).unwrap();
+    let weight = || balance.snapshot().entries().next().unwrap().weight();
+    while weight() != 7 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.made(), [1, 2]);
+    assert!(log.retired().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_comes_back_begins_anew() {
+    let (tell, balance, log) = service();
+    for ports in [&[1, 2][..], &[2], &[1, 2]] {
+        tell.send(set(ports)).unwrap();
+        known(&balance, ports).await;
+    }
+    assert_eq!(log.made(), [1, 1, 2]);
+    assert_eq!(log.retired(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_newest_of_several_waiting_sets_is_applied() {
+    let (tell, balance, log) = service();
+    for ports in [&[1][..], &[2], &[3]] {
+        tell.send(set(ports)).unwrap();
+    }
+    known(&balance, &[3]).await;
+    assert_eq!(log.made(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_ends_leaves_the_last_set() {
+    let (tell, balance, log) = service();
+    tell.send(set(&[1])).unwrap();
+    drop(tell);
+    known(&balance, &[1]).await;
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    known(&balance, &[1]).await;
+    assert!(log.retired().is_empty());
+    assert!(log.aged.load(Ordering::SeqCst) > 100, "the task still runs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_ends_and_all_backends_retire_with_the_last_handle() {
+    let (tell, balance, log) = service();
+    tell.send(set(&[1, 2])).unwrap();
+    known(&balance, &[1, 2]).await;
+    let picker = Picker::new(&balance);
+    drop(balance);
+    assert_eq!(log.retired(), [1, 2]);
+    drop(picker);
+    // The task drops the source when it ends.
+    tokio::time::timeout(Duration::from_millis(100), tell.closed())
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_picker_sees_a_new_set_with_its_next_pick() {
+    let (tell, balance, _log) = service();
+    let mut picker = Picker::new(&balance);
+    let now = balance.now();
+    assert!(matches!(picker.pick(&balance, now), Choice::Unknown));
+    tell.send(set(&[])).unwrap();
+    known(&balance, &[]).await;
+    assert!(matches!(picker.pick(&balance, now), Choice::Empty));
+    tell.send(set(&[1])).unwrap();
+    known(&balance, &[1]).await;
+    assert!(matches!(picker.pick(&balance, now), Choice::Picked(_)));
+    let mut tried = Tried::default();
+    tried.note(1);
+    let mut rng = balance.rng();
+    assert!(matches!(
+        balance.pick(&mut rng, &tried, now),
+        Choice::Exhausted
+    ));
+}

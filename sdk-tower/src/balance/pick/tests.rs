@@ -1,0 +1,325 @@
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use crate::balance::InFlight;
+
+use super::*;
+
+struct Backend;
+
+type Members = Vec<Arc<Candidate<Backend>>>;
+
+fn members(count: u32) -> Members {
+    (1..=count)
+        .map(|id| {
+            let target = format!("10.0.0.1:{id}").parse().unwrap();
+            Arc::new(Candidate::new(id, target, Backend))
+        })
+        .collect()
+}
+
+fn weighted(members: &Members, weights: &[u32]) -> Snapshot<Backend> {
+    let with = members.iter().zip(weights);
+    let with = with.map(|(member, weight)| (Arc::clone(member), 1, *weight));
+    Snapshot::new(with.collect(), at(0))
+}
+
+fn even(members: &Members) -> Snapshot<Backend> {
+    weighted(members, &vec![1; members.len()])
+}
+
+fn at(millis: u64) -> Tick {
+    Tick::default().plus(Duration::from_millis(millis))
+}
+
+/// What an endpoint does with a request.
+#[derive(Clone, Copy)]
+enum Deed {
+    Answer(u64),
+    Fail(u64),
+}
+
+/// So many callers, each of which sends its next request when the last one has ended; gives how
+/// many requests each endpoint got.
+fn closed_loop(
+    snapshot: &Snapshot<Backend>,
+    policy: Policy,
+    callers: u32,
+    requests: u32,
+    seed: u64,
+    deed: impl Fn(u32, u64) -> Deed,
+) -> Vec<u32> {
+    let mut rng = Rng::seeded(seed);
+    let mut counts = vec![0; snapshot.entries().count()];
+    let mut busy = BinaryHeap::new();
+    let mut flights = std::collections::HashMap::new();
+    let mut now = 0;
+    for request in 0..requests {
+        if request >= callers {
+            let Reverse((end, done)) = busy.pop().unwrap();
+            now = end;
+            let (flight, started): (InFlight<Backend>, u64) = flights.remove(&done).unwrap();
+            match deed(flight.id(), started) {
+                Deed::Answer(_) => flight.answered(Duration::from_millis(end - started), at(end)),
+                Deed::Fail(_) => flight.failed(at(started), at(end)),
+            }
+        }
+        let picked = pick(snapshot, policy, &mut rng, &Tried::default(), at(now)).unwrap();
+        counts[picked.id() as usize - 1] += 1;
+        let (Deed::Answer(takes) | Deed::Fail(takes)) = deed(picked.id(), now);
+        busy.push(Reverse((now + takes, request)));
+        let flight = InFlight::begin(Arc::clone(picked), at(now));
+        flights.insert(request, (flight, now));
+    }
+    counts
+}
+
+#[test]
+fn idle_endpoints_share_evenly_under_both_policies() {
+    for policy in [Policy::PendingRequests, Policy::PeakEwma] {
+        let members = members(10);
+        let snapshot = even(&members);
+        let mut rng = Rng::seeded(5);
+        let mut counts = [0_u32; 10];
+        for _ in 0..100_000 {
+            let picked = pick(&snapshot, policy, &mut rng, &Tried::default(), at(0)).unwrap();
+            counts[picked.id() as usize - 1] += 1;
+        }
+        for count in counts {
+            assert!((9_500..10_500).contains(&count), "{policy:?}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn idle_endpoints_share_by_weight_under_both_policies() {
+    for policy in [Policy::PendingRequests, Policy::PeakEwma] {
+        let members = members(2);
+        let snapshot = weighted(&members, &[1, 3]);
+        let mut rng = Rng::seeded(5);
+        let mut first = 0_u32;
+        for _ in 0..100_000 {
+            let picked = pick(&snapshot, policy, &mut rng, &Tried::default(), at(0)).unwrap();
+            first += u32::from(picked.id() == 1);
+        }
+        assert!((24_000..26_000).contains(&first), "{policy:?}: {first}");
+    }
+}
+
+#[test]
+fn busy_endpoints_of_equal_speed_share_by_weight() {
+    for weights in [vec![1, 3], vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 10]] {
+        let members = members(weights.len().try_into().unwrap());
+        let snapshot = weighted(&members, &weights);
+        let answer = |_, _| Deed::Answer(10);
+        let counts = closed_loop(&snapshot, Policy::PendingRequests, 64, 50_000, 1, answer);
+        let total = f64::from(weights.iter().sum::<u32>());
+        for (weight, count) in weights.iter().zip(&counts) {
+            let wanted = 50_000.0 * f64::from(*weight) / total;
+            let off = (f64::from(*count) - wanted).abs() / wanted;
+            assert!(off < 0.3, "{weights:?}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slow_endpoint_gets_next_to_nothing_at_any_scale_of_time() {
+    for scale in [1, 10, 1_000] {
+        let members = members(10);
+        let snapshot = even(&members);
+        let deed = |id, _| Deed::Answer(if id == 3 { 20 * scale } else { 2 * scale });
+        let counts = closed_loop(&snapshot, Policy::PeakEwma, 16, 20_000, 2, deed);
+        assert!(counts[2] < 200, "scale {scale}: {counts:?}");
+        for (at, count) in counts.iter().enumerate() {
+            assert!(at == 2 || *count > 1_500, "scale {scale}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_healthy_idle_service_is_spread_in_spite_of_noise() {
+    for callers in [1, 3] {
+        let members = members(3);
+        let snapshot = even(&members);
+        // Between 2 and 5 ms, and every fiftieth answer takes 40 ms.
+        let deed = |id, now: u64| {
+            let noise = Rng::seeded(now * 31 + u64::from(id)).next();
+            Deed::Answer(if noise.is_multiple_of(50) {
+                40
+            } else {
+                2 + noise % 4
+            })
+        };
+        let counts = closed_loop(&snapshot, Policy::PeakEwma, callers, 9_000, 6, deed);
+        for count in &counts {
+            assert!(*count > 1_800, "{callers}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_fails_fast_does_not_draw_traffic() {
+    let members = members(10);
+    let snapshot = even(&members);
+    let deed = |id, _| match id {
+        3 => Deed::Fail(1),
+        _ => Deed::Answer(20),
+    };
+    let counts = closed_loop(&snapshot, Policy::PeakEwma, 20, 50_000, 3, deed);
+    assert!((1..50).contains(&counts[2]), "{counts:?}");
+}
+
+#[test]
+fn an_endpoint_that_recovers_gets_its_share_back() {
+    let members = members(10);
+    let snapshot = even(&members);
+    let deed = |id, now| match (id, now) {
+        (3, ..5_000) => Deed::Fail(1),
+        _ => Deed::Answer(20),
+    };
+    // 20 callers at 20 ms are one request each millisecond.
+    let before = closed_loop(&snapshot, Policy::PeakEwma, 20, 5_000, 4, deed);
+    let after = closed_loop(&snapshot, Policy::PeakEwma, 20, 30_000, 4, deed);
+    assert!(before[2] < 20, "{before:?}");
+    assert!(after[2] > 1_500, "{after:?}");
+}
+
+#[test]
+fn a_new_endpoint_is_taken_for_an_average_one() {
+    let members = members(10);
+    for member in &members[1..] {
+        member.answered(Duration::from_millis(20), at(0));
+    }
+    let snapshot = even(&members);
+    // Nobody answers yet: the newcomer must not get them all meanwhile.
+    let mut rng = Rng::seeded(7);
+    let mut flights = Vec::new();
+    for _ in 0..100 {
+        let tried = Tried::default();
+        let picked = pick(&snapshot, Policy::PeakEwma, &mut rng, &tried, at(0)).unwrap();
+        flights.push(InFlight::begin(Arc::clone(picked), at(0)));
+    }
+    let newcomer = members[0].in_flight();
+    assert!((7..=13).contains(&newcomer), "{newcomer}");
+}
+
+#[test]
+fn a_forgotten_slow_endpoint_is_asked_by_one_request_and_not_by_many() {
+    let members = members(2);
+    members[0].answered(Duration::from_millis(2_000), at(0));
+    members[1].answered(Duration::from_millis(20), at(0));
+    let snapshot = even(&members);
+    let mut rng = Rng::seeded(8);
+    let mut flights = Vec::new();
+    let now = at(100_000);
+    members[1].answered(Duration::from_millis(20), now);
+    for _ in 0..20 {
+        let picked = pick(
+            &snapshot,
+            Policy::PeakEwma,
+            &mut rng,
+            &Tried::default(),
+            now,
+        )
+        .unwrap();
+        flights.push(InFlight::begin(Arc::clone(picked), now));
+    }
+    assert_eq!(members[0].in_flight(), 1);
+}
+
+#[test]
+fn what_was_tried_is_not_picked_again() {
+    let members = members(5);
+    let snapshot = even(&members);
+    let mut rng = Rng::seeded(1);
+    let mut tried = Tried::default();
+    let mut seen = Vec::new();
+    while let Some(picked) = pick(&snapshot, Policy::PeakEwma, &mut rng, &tried, at(0)) {
+        seen.push(picked.id());
+        tried.note(picked.id());
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+    assert_eq!(tried.len(), 5);
+}
+
+#[test]
+fn an_endpoint_that_refuses_is_avoided_unless_all_do() {
+    let members = members(3);
+    let snapshot = even(&members);
+    let mut rng = Rng::seeded(1);
+    let none = Tried::default();
+    members[0].refused(at(0));
+    members[1].refused(at(0));
+    for _ in 0..100 {
+        let picked = pick(&snapshot, Policy::PeakEwma, &mut rng, &none, at(10)).unwrap();
+        assert_eq!(picked.id(), 3);
+    }
+    members[2].refused(at(0));
+    let mut tried = Tried::default();
+    for _ in 0..3 {
+        let picked = pick(&snapshot, Policy::PeakEwma, &mut rng, &tried, at(10)).unwrap();
+        tried.note(picked.id());
+    }
+    assert!(pick(&snapshot, Policy::PeakEwma, &mut rng, &tried, at(10)).is_none());
+}
+
+#[test]
+fn one_request_at_a_time_tries_a_refusing_endpoint_again() {
+    let members = members(2);
+    let snapshot = even(&members);
+    let mut rng = Rng::seeded(1);
+    members[0].refused(at(0));
+    let mut tried_again = 0;
+    for _ in 0..1_000 {
+        let tried = Tried::default();
+        let picked = pick(
+            &snapshot,
+            Policy::PendingRequests,
+            &mut rng,
+            &tried,
+            at(150),
+        )
+        .unwrap();
+        tried_again += u32::from(picked.id() == 1);
+    }
+    assert_eq!(tried_again, 1);
+}
+
+#[test]
+fn the_next_priority_steps_in_when_the_first_refuses_or_was_tried() {
+    let members = members(2);
+    let with = |(member, priority)| (Arc::clone(member), priority, 1);
+    let snapshot = Snapshot::new(members.iter().zip([1, 2]).map(with).collect(), at(0));
+    let mut rng = Rng::seeded(1);
+    let mut picked = |tried: &Tried, now| {
+        pick(&snapshot, Policy::PeakEwma, &mut rng, tried, now).map(|picked| picked.id())
+    };
+    for _ in 0..100 {
+        assert_eq!(picked(&Tried::default(), at(0)), Some(1));
+    }
+    let mut tried = Tried::default();
+    tried.note(1);
+    assert_eq!(picked(&tried, at(0)), Some(2));
+    members[0].refused(at(0));
+    assert_eq!(picked(&Tried::default(), at(50)), Some(2));
+    members[1].refused(at(0));
+    assert_eq!(picked(&Tried::default(), at(50)), Some(1));
+}
+
+#[test]
+fn an_empty_snapshot_gives_nobody() {
+    let snapshot = even(&Vec::new());
+    let mut rng = Rng::seeded(1);
+    assert!(
+        pick(
+            &snapshot,
+            Policy::PeakEwma,
+            &mut rng,
+            &Tried::default(),
+            at(0)
+        )
+        .is_none()
+    );
+}

@@ -1,0 +1,131 @@
+//! The body of a response.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::balance::{Clock, InFlight, Tick};
+use crate::connect::Lease;
+use crate::endpoint::Target;
+use crate::error::{Error, ErrorKind};
+
+use super::upstream::Upstream;
+
+/// The body of a response, as it arrives.
+///
+/// Until it has ended or is dropped, the request counts as load of its endpoint. Its connection
+/// is used again when it was read to the end; dropping it before closes the connection, unless
+/// the rest has arrived already. It is independent of the channel's life.
+pub struct Body {
+    incoming: Option<Incoming>,
+    flight: InFlight<Upstream>,
+    lease: Option<Lease>,
+    started: Tick,
+    clock: Clock,
+}
+
+impl Body {
+    pub(super) fn new(
+        incoming: Incoming,
+        flight: InFlight<Upstream>,
+        lease: Lease,
+        started: Tick,
+        clock: Clock,
+    ) -> Self {
+        let mut body = Self {
+            incoming: Some(incoming),
+            flight,
+            lease: Some(lease),
+            started,
+            clock,
+        };
+        if body.is_end_stream() {
+            body.end();
+        }
+        body
+    }
+
+    /// The endpoint that answered.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        self.flight.target()
+    }
+
+    fn end(&mut self) {
+        self.flight.end();
+        if let Some(lease) = self.lease.take() {
+            self.flight.backend().pool().release(lease);
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let body = self.get_mut();
+        let Some(incoming) = &mut body.incoming else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        match frame {
+            Some(Ok(frame)) => {
+                if incoming.is_end_stream() {
+                    body.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                body.end();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                body.flight.failed(body.started, body.clock.now());
+                body.flight.end();
+                // Nothing more can come of this connection.
+                body.incoming = None;
+                body.lease = None;
+                let target = body.target().to_string();
+                Poll::Ready(Some(Err(Error::new(ErrorKind::Body)
+                    .context(target)
+                    .because(error))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.incoming {
+            Some(incoming) => incoming.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        // hyper sees first that nobody reads on, and then whether the connection can be kept.
+        self.incoming = None;
+        self.end();
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("target", self.target())
+            .field("is_end_stream", &self.is_end_stream())
+            .finish_non_exhaustive()
+    }
+}

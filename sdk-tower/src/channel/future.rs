@@ -1,0 +1,479 @@
+//! The life of one request, from the pick to the head of the response.
+
+use std::fmt;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use pin_project::{pin_project, pinned_drop};
+use tokio::time::{Instant, Sleep};
+
+use crate::balance::{Candidate, Choice, InFlight, Phase, Rng, Tried};
+use crate::connect::{Checkout, Lease, Need, Outgoing, Refused, SendFailed, Unavailable, Waiting};
+use crate::error::{Error, ErrorKind};
+
+use super::request::{self, Host};
+use super::upstream::Upstream;
+use super::{Body, Core};
+
+/// The response to a request, once its head has arrived.
+///
+/// # Cancel safety
+///
+/// Dropping it gives the request up: what was not sent is not sent, what was sent may have been
+/// received, and its connection is closed (on HTTP/2, its stream is reset). A connection that was
+/// being opened is kept for the next request.
+#[must_use = "futures do nothing unless polled"]
+#[pin_project(PinnedDrop)]
+pub struct ResponseFuture {
+    attempts: Attempts,
+    state: State,
+    #[pin]
+    deadline: Option<Sleep>,
+}
+
+/// What is to be known over all attempts.
+struct Attempts {
+    core: Arc<Core>,
+    host: Host,
+    tried: Tried,
+    rng: Option<Rng>,
+    refused: Option<(Arc<Candidate<Upstream>>, Refused)>,
+    /// An endpoint of which an idle connection was dead: it is not at fault, and it is tried
+    /// again with a new connection if there is nobody else.
+    again: Option<Arc<Candidate<Upstream>>>,
+}
+
+enum State {
+    Failed(Error),
+    /// Nothing is known of the service yet.
+    Unresolved {
+        request: Request<Outgoing>,
+        resolved: Pin<Box<dyn Future<Output = ()> + Send>>,
+    },
+    Picked {
+        request: Request<Outgoing>,
+        flight: InFlight<Upstream>,
+        need: Need,
+    },
+    Connecting {
+        request: Request<Outgoing>,
+        flight: InFlight<Upstream>,
+        waiting: Waiting,
+    },
+    Sending(Sending),
+    Done,
+}
+
+struct Sending {
+    flight: InFlight<Upstream>,
+    lease: Lease,
+    started: Instant,
+    /// The request once more, if it may be sent again should the connection turn out dead.
+    copy: Option<Request<Outgoing>>,
+}
+
+/// What to do after a step.
+enum Step {
+    Go(State),
+    Wait(State),
+    Answer(Response<Body>),
+    Fail(Error),
+}
+
+impl ResponseFuture {
+    pub(super) fn new(
+        core: Arc<Core>,
+        request: Request<Outgoing>,
+        host: Host,
+        choice: Choice<Upstream>,
+    ) -> Self {
+        let deadline = core.timeout.map(|limit| {
+            let _inside = core.runtime.enter();
+            tokio::time::sleep(limit)
+        });
+        let mut attempts = Attempts::new(core, host);
+        let state = match attempts.follow(choice, request) {
+            Ok(state) => state,
+            Err(error) => State::Failed(error),
+        };
+        Self {
+            attempts,
+            state,
+            deadline,
+        }
+    }
+
+    pub(super) fn failed(core: Arc<Core>, error: Error) -> Self {
+        Self {
+            attempts: Attempts::new(core, Host::Kept),
+            state: State::Failed(error),
+            deadline: None,
+        }
+    }
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<Body>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let step = match this.state {
+                // The common wait is told apart first, so that it moves nothing.
+                State::Sending(sending) => match sending.lease.poll_response(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(outcome) => match mem::replace(this.state, State::Done) {
+                        State::Sending(sending) => this.attempts.sent(sending, outcome),
+                        state => Step::Go(state),
+                    },
+                },
+                _ => match mem::replace(this.state, State::Done) {
+                    State::Failed(error) => Step::Fail(error),
+                    State::Unresolved { request, resolved } => {
+                        this.attempts.unresolved(request, resolved, cx)
+                    }
+                    State::Picked {
+                        request,
+                        flight,
+                        need,
+                    } => this.attempts.picked(request, flight, need),
+                    State::Connecting {
+                        request,
+                        flight,
+                        waiting,
+                    } => this.attempts.connecting(request, flight, waiting, cx),
+                    state @ (State::Sending(_) | State::Done) => Step::Wait(state),
+                },
+            };
+            match step {
+                Step::Go(state) => *this.state = state,
+                Step::Wait(state) => {
+                    *this.state = state;
+                    break;
+                }
+                Step::Answer(response) => return Poll::Ready(Ok(response)),
+                Step::Fail(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let Some(deadline) = this.deadline.as_mut().as_pin_mut() else {
+            return Poll::Pending;
+        };
+        match deadline.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                let error = this.attempts.late(this.state);
+                this.attempts.give_up(mem::replace(this.state, State::Done));
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for ResponseFuture {
+    fn drop(self: Pin<&mut Self>) {
+        let this = self.project();
+        this.attempts.give_up(mem::replace(this.state, State::Done));
+    }
+}
+
+impl Attempts {
+    fn new(core: Arc<Core>, host: Host) -> Self {
+        Self {
+            core,
+            host,
+            tried: Tried::default(),
+            rng: None,
+            refused: None,
+            again: None,
+        }
+    }
+
+    fn follow(
+        &mut self,
+        choice: Choice<Upstream>,
+        request: Request<Outgoing>,
+    ) -> Result<State, Error> {
+        match choice {
+            Choice::Picked(flight) => Ok(State::Picked {
+                request,
+                flight,
+                need: Need::Any,
+            }),
+            Choice::Exhausted => match self.again.take() {
+                Some(candidate) => Ok(State::Picked {
+                    request,
+                    flight: InFlight::begin(candidate, self.core.balance.now()),
+                    need: Need::Fresh,
+                }),
+                None => Err(self.exhausted()),
+            },
+            Choice::Empty => Err(Error::new(ErrorKind::NoEndpoints)),
+            Choice::Unknown => {
+                let limit = self.core.first_resolution;
+                let left = limit.saturating_sub(self.core.balance.age());
+                if left.is_zero() {
+                    return Err(self.core.never_resolved());
+                }
+                // The time runs from the call on, not from the first poll.
+                let due = Instant::now().checked_add(left);
+                let mut phase = self.core.balance.phase();
+                let resolved = async move {
+                    let known = phase.wait_for(|phase| *phase != Phase::Unknown);
+                    // What came of it is seen by the pick that follows.
+                    match due {
+                        Some(due) => drop(tokio::time::timeout_at(due, known).await),
+                        None => drop(known.await),
+                    }
+                };
+                Ok(State::Unresolved {
+                    request,
+                    resolved: Box::pin(resolved),
+                })
+            }
+        }
+    }
+
+    /// Goes on to the next endpoint with a request that no endpoint has seen, or may see again.
+    fn next(&mut self, request: Request<Outgoing>) -> Step {
+        let choice = if self.tried.len() < self.core.max_attempts {
+            let balance = &self.core.balance;
+            let rng = self.rng.get_or_insert_with(|| balance.rng());
+            balance.pick(rng, &self.tried, balance.now())
+        } else {
+            Choice::Exhausted
+        };
+        match self.follow(choice, request) {
+            Ok(state) => Step::Go(state),
+            Err(error) => Step::Fail(error),
+        }
+    }
+
+    fn unresolved(
+        &mut self,
+        request: Request<Outgoing>,
+        mut resolved: Pin<Box<dyn Future<Output = ()> + Send>>,
+        cx: &mut Context<'_>,
+    ) -> Step {
+        let polled = {
+            let _inside = self.core.runtime.enter();
+            resolved.as_mut().poll(cx)
+        };
+        match polled {
+            Poll::Pending => Step::Wait(State::Unresolved { request, resolved }),
+            Poll::Ready(()) => self.next(request),
+        }
+    }
+
+    fn picked(
+        &mut self,
+        request: Request<Outgoing>,
+        flight: InFlight<Upstream>,
+        need: Need,
+    ) -> Step {
+        match flight.backend().pool().checkout(need) {
+            Checkout::Ready(lease) => self.send(request, flight, lease),
+            Checkout::Wait(waiting) => Step::Go(State::Connecting {
+                request,
+                flight,
+                waiting,
+            }),
+            Checkout::Retired => self.pass(request, &flight),
+        }
+    }
+
+    fn connecting(
+        &mut self,
+        request: Request<Outgoing>,
+        flight: InFlight<Upstream>,
+        mut waiting: Waiting,
+        cx: &mut Context<'_>,
+    ) -> Step {
+        match Pin::new(&mut waiting).poll(cx) {
+            Poll::Pending => Step::Wait(State::Connecting {
+                request,
+                flight,
+                waiting,
+            }),
+            Poll::Ready(Ok(lease)) => {
+                if !lease.is_reused() {
+                    flight.connected();
+                }
+                self.send(request, flight, lease)
+            }
+            Poll::Ready(Err(Unavailable::Refused(refused))) => {
+                flight.refused(self.core.balance.now());
+                self.refused = Some((Arc::clone(&flight), refused));
+                self.pass(request, &flight)
+            }
+            Poll::Ready(Err(Unavailable::Retired)) => self.pass(request, &flight),
+        }
+    }
+
+    fn send(
+        &self,
+        mut request: Request<Outgoing>,
+        flight: InFlight<Upstream>,
+        mut lease: Lease,
+    ) -> Step {
+        let copy = if lease.is_reused() {
+            request::copy(&request)
+        } else {
+            None
+        };
+        self.host.write(&mut request, flight.backend());
+        let started = Instant::now();
+        lease.send(request);
+        Step::Go(State::Sending(Sending {
+            flight,
+            lease,
+            started,
+            copy,
+        }))
+    }
+
+    /// Leaves an endpoint for the next one.
+    fn pass(&mut self, request: Request<Outgoing>, flight: &InFlight<Upstream>) -> Step {
+        self.tried.note(flight.id());
+        self.next(request)
+    }
+
+    fn sent(&mut self, sending: Sending, outcome: Result<Response<Incoming>, SendFailed>) -> Step {
+        let Sending {
+            flight,
+            lease,
+            started,
+            copy,
+        } = sending;
+        let clock = self.core.balance.clock();
+        let began = clock.at(started);
+        let SendFailed { unsent, error } = match outcome {
+            Ok(response) => return Step::Answer(self.answer(response, flight, lease, started)),
+            Err(failed) => failed,
+        };
+        let reused = lease.is_reused();
+        let target = || flight.target().to_string();
+        if let Some(request) = unsent {
+            tracing::debug!(target = %flight.target(), %error, "request came back unsent");
+            if reused {
+                self.again = Some(Arc::clone(&flight));
+            } else {
+                flight.refused(clock.now());
+                self.refused = Some((Arc::clone(&flight), Refused::from(error)));
+            }
+            return self.pass(request, &flight);
+        }
+        if error.is_user() {
+            // The request's own body failed: no endpoint is to blame.
+            return Step::Fail(lost(target()).because(error));
+        }
+        match copy {
+            // A server may close an idle connection at any time, also while a request is on its
+            // way; the request may then be repeated if it is idempotent (RFC 9110, 9.2.2; RFC
+            // 9112, 9.3.1). An answer that cannot be understood is no such case.
+            Some(request) if !error.is_parse() => {
+                tracing::debug!(target = %flight.target(), %error, "idle connection was closed");
+                self.again = Some(Arc::clone(&flight));
+                self.pass(request, &flight)
+            }
+            _ => {
+                flight.failed(began, clock.now());
+                Step::Fail(lost(target()).because(error))
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        response: Response<Incoming>,
+        flight: InFlight<Upstream>,
+        lease: Lease,
+        started: Instant,
+    ) -> Response<Body> {
+        let clock = self.core.balance.clock();
+        let began = clock.at(started);
+        let now = Instant::now();
+        // A server error is as fast as it is useless: taken for a latency it would draw traffic.
+        if response.status().is_server_error() {
+            flight.failed(began, clock.at(now));
+        } else {
+            flight.answered(now.saturating_duration_since(started), clock.at(now));
+        }
+        let target = self.core.tell_target.then(|| flight.target().clone());
+        let mut response =
+            response.map(|incoming| Body::new(incoming, flight, lease, began, clock));
+        if let Some(target) = target {
+            response.extensions_mut().insert(target);
+        }
+        response
+    }
+
+    fn exhausted(&mut self) -> Error {
+        let tried = self.tried.len();
+        match self.refused.take() {
+            Some((last, cause)) => Error::new(ErrorKind::Connect)
+                .context(format!("{tried} tried, the last was {}", last.target()))
+                .because(cause),
+            None => Error::new(ErrorKind::Connect).context(format!("{tried} tried")),
+        }
+    }
+
+    /// The error for a request whose deadline has passed in this state.
+    fn late(&self, state: &State) -> Error {
+        let limit = self.core.timeout.unwrap_or_default();
+        let sent = matches!(state, State::Sending(_));
+        let error = Error::new(ErrorKind::Timeout).after_sending(sent);
+        match state {
+            State::Sending(Sending { flight, .. }) => error.context(format!(
+                "no response from {} within {limit:?}",
+                flight.target()
+            )),
+            State::Connecting { flight, .. } => error.context(format!(
+                "no connection to {} within {limit:?}",
+                flight.target()
+            )),
+            State::Unresolved { .. } => {
+                error.context(format!("no endpoints known within {limit:?}"))
+            }
+            State::Failed(_) | State::Picked { .. } | State::Done => {
+                error.context(format!("not sent within {limit:?}"))
+            }
+        }
+    }
+
+    /// The caller waits no longer.
+    fn give_up(&self, state: State) {
+        if let State::Sending(Sending {
+            flight, started, ..
+        }) = state
+        {
+            let now = Instant::now();
+            let waited = now.saturating_duration_since(started);
+            flight.given_up(waited, self.core.balance.clock().at(now));
+        }
+    }
+}
+
+/// The error for a request that was sent and not answered.
+fn lost(target: String) -> Error {
+    Error::new(ErrorKind::Request)
+        .after_sending(true)
+        .context(target)
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.state {
+            State::Failed(_) => "ResponseFuture(failed)",
+            State::Unresolved { .. } => "ResponseFuture(unresolved)",
+            State::Picked { .. } => "ResponseFuture(picked)",
+            State::Connecting { .. } => "ResponseFuture(connecting)",
+            State::Sending(_) => "ResponseFuture(sending)",
+            State::Done => "ResponseFuture(done)",
+        })
+    }
+}

@@ -1,0 +1,337 @@
+//! What a request looks like on the wire: its form, its host, and whether it may be repeated.
+
+use std::borrow::Cow;
+
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Uri, Version};
+
+use crate::connect::{Outgoing, Protocol};
+use crate::error::{BoxError, Error, ErrorKind};
+
+use super::upstream::Upstream;
+
+/// The rules by which requests are written.
+#[derive(Debug)]
+pub(super) struct Addressing {
+    pub(super) protocol: Protocol,
+    /// The name of the service, for requests that name no host.
+    pub(super) host: Option<Name>,
+}
+
+/// A host name in both forms in which it is sent.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    /// As it was given, with credentials if there were any.
+    asked: Authority,
+    authority: Authority,
+    value: HeaderValue,
+}
+
+/// The name that the last request of this handle had: it is mostly the same.
+pub(super) type HostCache = Option<Name>;
+
+/// What to say where the request says no more.
+pub(super) enum Host {
+    /// The request's own `Host` header stays.
+    Kept,
+    /// HTTP/1.1's `Host`.
+    Header(HeaderValue),
+    /// HTTP/2's `:authority`.
+    Authority(Authority),
+    /// Nobody has named a host: the endpoint's address is the name.
+    Endpoint,
+}
+
+impl Name {
+    pub(super) fn new(asked: &Authority) -> Option<Self> {
+        // Credentials in an authority are not part of the host (RFC 9110, 4.2.4).
+        let host = asked.as_str().rsplit('@').next()?;
+        let value = HeaderValue::from_str(host).ok()?;
+        let authority = if host.len() == asked.as_str().len() {
+            asked.clone()
+        } else {
+            Authority::try_from(host).ok()?
+        };
+        Some(Self {
+            asked: asked.clone(),
+            authority,
+            value,
+        })
+    }
+}
+
+impl Addressing {
+    /// Brings a request into the form in which it is sent.
+    ///
+    /// The path is what matters: `/hello` and `http://web/hello` go the same way. The authority of
+    /// an absolute URI is the host that is told (RFC 9112, 3.2.2), before a `Host` header, before
+    /// the name of the service, before the address of the endpoint.
+    pub(super) fn prepare<B>(
+        &self,
+        request: Request<B>,
+        cache: &mut HostCache,
+    ) -> Result<(Request<Outgoing>, Host), Error>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let mut request = request.map(Outgoing::new);
+        if request.method() == Method::CONNECT {
+            return Err(unsendable("CONNECT asks for a tunnel to one host"));
+        }
+        let uri = std::mem::take(request.uri_mut()).into_parts();
+        match &uri.scheme {
+            None => {}
+            Some(scheme) if *scheme == Scheme::HTTP => {}
+            Some(scheme) if *scheme == Scheme::HTTPS => {
+                return Err(unsendable("this channel speaks plain http, not https"));
+            }
+            Some(scheme) => {
+                return Err(unsendable(format!("{scheme} is not the scheme http")));
+            }
+        }
+        let path = uri
+            .path_and_query
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from(path);
+        let name = match uri.authority {
+            Some(authority) => Some(named(&authority, cache)?),
+            None => match (self.protocol, request.headers().get(HOST)) {
+                (Protocol::Http1, Some(_)) => return Ok((request, Host::Kept)),
+                (Protocol::Http2, Some(value)) => {
+                    let authority = Authority::try_from(value.as_bytes())
+                        .map_err(|error| unsendable("its Host header is no host").because(error))?;
+                    Some(named(&authority, cache)?)
+                }
+                (_, None) => self.host.as_ref(),
+            },
+        };
+        let host = match (self.protocol, name) {
+            (_, None) => Host::Endpoint,
+            (Protocol::Http1, Some(name)) => Host::Header(name.value.clone()),
+            (Protocol::Http2, Some(name)) => Host::Authority(name.authority.clone()),
+        };
+        *request.version_mut() = match self.protocol {
+            Protocol::Http1 => Version::HTTP_11,
+            Protocol::Http2 => {
+                // HTTP/2 says it in `:authority` (RFC 9113, 8.3.1).
+                request.headers_mut().remove(HOST);
+                Version::HTTP_2
+            }
+        };
+        Ok((request, host))
+    }
+}
+
+impl Host {
+    /// Writes the host into a request that goes to this endpoint.
+    pub(super) fn write(&self, request: &mut Request<Outgoing>, to: &Upstream) {
+        let header = match self {
+            Self::Kept => None,
+            Self::Header(value) => Some(value),
+            Self::Endpoint if request.version() == Version::HTTP_11 => to.host(),
+            Self::Authority(authority) => return write_authority(request, authority),
+            Self::Endpoint => {
+                if let Some(authority) = to.authority() {
+                    write_authority(request, authority);
+                }
+                return;
+            }
+        };
+        if let Some(value) = header {
+            request.headers_mut().insert(HOST, value.clone());
+        }
+    }
+}
+
+/// A copy, if doing the request twice is the same as doing it once and there is no body.
+///
+/// Taken before the host is written: a request without headers of its own costs no allocation.
+pub(super) fn copy(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
+    if !request.method().is_idempotent() || !request.body().is_empty() {
+        return None;
+    }
+    let mut copy = Request::new(Outgoing::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    if !request.headers().is_empty() {
+        *copy.headers_mut() = request.headers().clone();
+    }
+    if !request.extensions().is_empty() {
+        *copy.extensions_mut() = request.extensions().clone();
+    }
+    Some(copy)
+}
+
+fn write_authority(request: &mut Request<Outgoing>, authority: &Authority) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority.clone());
+    if parts.path_and_query.is_none() {
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    }
+    // A URI of scheme, authority and path is always whole.
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+}
+
+fn named<'a>(authority: &Authority, cache: &'a mut HostCache) -> Result<&'a Name, Error> {
+    // Compared by letter: credentials, which are cut off, differ by case.
+    let known = cache
+        .as_ref()
+        .is_some_and(|name| name.asked.as_str() == authority.as_str());
+    if !known {
+        *cache = Name::new(authority);
+    }
+    cache
+        .as_ref()
+        .ok_or_else(|| unsendable("the host in its URI is no host"))
+}
+
+fn unsendable(why: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidRequest).context(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{Empty, Full};
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn addressing(protocol: Protocol, host: Option<&str>) -> Addressing {
+        let host = host.map(|host| Name::new(&host.parse().unwrap()).unwrap());
+        Addressing { protocol, host }
+    }
+
+    fn get(uri: &str) -> http::request::Builder {
+        Request::get(uri)
+    }
+
+    fn sent_to(
+        rules: &Addressing,
+        request: http::request::Builder,
+    ) -> Result<Request<Outgoing>, Error> {
+        let target = "10.0.0.1:8080".parse().unwrap();
+        let to = Upstream::unconnected(&target);
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let (mut request, host) = rules.prepare(request, &mut None)?;
+        host.write(&mut request, &to);
+        Ok(request)
+    }
+
+    #[test]
+    fn http1_tells_path_and_host_in_the_stated_order() {
+        let named = addressing(Protocol::Http1, Some("web"));
+        let unnamed = addressing(Protocol::Http1, None);
+        let cases = [
+            (
+                &named,
+                get("http://api:81/a?b=c").header(HOST, "own"),
+                "/a?b=c",
+                "api:81",
+            ),
+            (&named, get("http://me:secret@api/a"), "/a", "api"),
+            (&named, get("http://api"), "/", "api"),
+            (&named, get("/a").header(HOST, "own"), "/a", "own"),
+            (&named, get("/a"), "/a", "web"),
+            (&unnamed, get("/a"), "/a", "10.0.0.1:8080"),
+        ];
+        for (rules, request, uri, host) in cases {
+            let sent = sent_to(rules, request).unwrap();
+            assert_eq!(sent.uri(), uri);
+            assert_eq!(sent.headers()[HOST], host);
+            assert_eq!(sent.version(), Version::HTTP_11);
+        }
+    }
+
+    #[test]
+    fn http2_tells_the_host_in_the_authority_only() {
+        let named = addressing(Protocol::Http2, Some("web"));
+        let unnamed = addressing(Protocol::Http2, None);
+        let cases = [
+            (
+                &named,
+                get("http://api:81/a").header(HOST, "own"),
+                "http://api:81/a",
+            ),
+            (
+                &named,
+                get("/a?b").header(HOST, "own:1"),
+                "http://own:1/a?b",
+            ),
+            (&named, get("/a"), "http://web/a"),
+            (&unnamed, get("/a"), "http://10.0.0.1:8080/a"),
+        ];
+        for (rules, request, uri) in cases {
+            let sent = sent_to(rules, request).unwrap();
+            assert_eq!(sent.uri(), uri);
+            assert!(!sent.headers().contains_key(HOST));
+            assert_eq!(sent.version(), Version::HTTP_2);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused_with_the_reason() {
+        let rules = addressing(Protocol::Http1, None);
+        for (request, why) in [
+            (get("https://web/"), "https"),
+            (get("ftp://web/"), "ftp"),
+            (get("web:80").method(Method::CONNECT), "CONNECT"),
+        ] {
+            let error = sent_to(&rules, request).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        let rules = addressing(Protocol::Http2, None);
+        let error = sent_to(&rules, get("/").header(HOST, "a b")).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    }
+
+    #[test]
+    fn the_host_of_the_last_request_is_remembered() {
+        let rules = addressing(Protocol::Http1, None);
+        let mut cache = None;
+        for (uri, host) in [
+            ("http://a/", "a"),
+            ("http://a/", "a"),
+            ("http://b/", "b"),
+            ("http://x:Y@c/", "c"),
+            ("http://x:y@c/", "c"),
+        ] {
+            let request = get(uri).body(Empty::<Bytes>::new()).unwrap();
+            let (_, written) = rules.prepare(request, &mut cache).unwrap();
+            let Host::Header(value) = written else {
+                panic!("{uri}");
+            };
+            assert_eq!(value, host);
+        }
+    }
+
+    #[test]
+    fn only_an_idempotent_request_without_body_is_copied() {
+        let rules = addressing(Protocol::Http1, None);
+        let prepared = |method: Method, body: &'static str| {
+            let request = Request::builder()
+                .method(method)
+                .uri("/a?b")
+                .header("x", "y")
+                .extension(7_u8)
+                .body(Full::new(Bytes::from_static(body.as_bytes())))
+                .unwrap();
+            rules.prepare(request, &mut None).unwrap().0
+        };
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
+            let copied = copy(&prepared(method.clone(), "")).unwrap();
+            assert_eq!(copied.method(), method);
+            assert_eq!(copied.uri(), "/a?b");
+            assert_eq!(copied.headers()["x"], "y");
+            assert_eq!(copied.extensions().get::<u8>(), Some(&7));
+        }
+        assert!(copy(&prepared(Method::POST, "")).is_none());
+        assert!(copy(&prepared(Method::PUT, "x")).is_none());
+    }
+}

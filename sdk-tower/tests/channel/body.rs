@@ -1,0 +1,114 @@
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use lictor_tower::error::ErrorKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::support::{Server, channel, eventually, get, in_flight, post, registry, text, who};
+use lictor_tower::channel::Channel;
+
+#[tokio::test]
+async fn a_response_counts_as_load_until_its_body_has_ended() {
+    let server = Server::start().await;
+    let (_registry, channel) = channel(&[&server]);
+    let response = channel.request(get("/stream")).await.unwrap();
+    assert_eq!(in_flight(&channel), 1);
+    server.seen.gate.add_permits(1);
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        frame.unwrap();
+    }
+    assert_eq!(in_flight(&channel), 0);
+    drop(body);
+    assert_eq!(in_flight(&channel), 0);
+}
+
+#[tokio::test]
+async fn a_body_of_known_length_frees_its_endpoint_with_the_last_byte() {
+    let server = Server::start().await;
+    let (_registry, channel) = channel(&[&server]);
+    let response = channel.request(get("/")).await.unwrap();
+    let mut body = response.into_body();
+    assert!(body.size_hint().exact().is_some());
+    body.frame().await.unwrap().unwrap();
+    assert!(body.is_end_stream());
+    assert_eq!(in_flight(&channel), 0);
+}
+
+#[tokio::test]
+async fn an_empty_body_frees_its_endpoint_at_once() {
+    let server = Server::start().await;
+    let (_registry, channel) = channel(&[&server]);
+    let response = channel.request(get("/fail")).await.unwrap();
+    assert!(response.body().is_end_stream());
+    assert_eq!(in_flight(&channel), 0);
+    for _ in 0..10 {
+        channel.request(get("/fail")).await.unwrap();
+    }
+    assert_eq!(server.seen.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_body_dropped_half_way_frees_its_endpoint_and_closes_its_connection() {
+    let server = Server::start().await;
+    let (_registry, channel) = channel(&[&server]);
+    for _ in 0..10 {
+        let mut body = channel.request(get("/stream")).await.unwrap().into_body();
+        body.frame().await.unwrap().unwrap();
+        drop(body);
+        assert_eq!(in_flight(&channel), 0);
+    }
+    eventually("its connections close", || server.seen.open() == 0).await;
+    who(&channel).await;
+}
+
+#[tokio::test]
+async fn a_small_body_that_nobody_reads_does_not_cost_the_connection() {
+    let server = Server::start().await;
+    let (_registry, channel) = channel(&[&server]);
+    for _ in 0..10 {
+        let response = channel.request(get("/")).await.unwrap();
+        drop(response);
+        who(&channel).await;
+    }
+    assert!(server.seen.accepted() <= 2, "{}", server.seen.accepted());
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_an_error_that_names_the_endpoint() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = lictor_tower::endpoint::Target::try_from(listener.local_addr().unwrap()).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            let short = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort";
+            stream.write_all(short).await.unwrap();
+        }
+    });
+    let (registry, told) = registry();
+    registry.tell(&[&target]);
+    let channel = Channel::from_source(told).build().unwrap();
+    let response = channel.request(get("/")).await.unwrap();
+    let error = response.into_body().collect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Body);
+    assert!(error.was_sent());
+    assert!(error.to_string().contains(&target.to_string()), "{error}");
+    assert_eq!(in_flight(&channel), 0);
+    assert!(channel.endpoints()[0].is_penalized);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_body_arrives_whole_in_both_directions() {
+    let server = Server::start().await;
+    let (_registry, channel) = channel(&[&server]);
+    let sent = "lictor ".repeat(300_000);
+    let response = channel.request(post("/echo", sent.clone())).await.unwrap();
+    assert_eq!(text(response).await, sent);
+    who(&channel).await;
+    // The second call may come before hyper is ready for it on the first connection.
+    assert!(server.seen.accepted() <= 2);
+}

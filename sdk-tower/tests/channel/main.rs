@@ -1,0 +1,15 @@
+//! The channel against real servers on loopback, through its public interface only.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail their test"
+)]
+
+mod body;
+mod deadlines;
+mod failover;
+mod http2;
+mod membership;
+mod spread;
+mod support;
