@@ -77,10 +77,10 @@ impl Seen {
     fn text(&mut self, text: &str) -> Arc<str> {
         let first = place(hash(text.as_bytes()), self.texts.len()) & !1;
         let second = first + 1;
-        if let Some(Some(known)) = self.texts.get(first) {
-            if **known == *text {
-                return Arc::clone(known);
-            }
+        if let Some(Some(known)) = self.texts.get(first)
+            && **known == *text
+        {
+            return Arc::clone(known);
         }
         self.texts.swap(first, second);
         if let Some(place) = self.texts.get_mut(first) {
@@ -106,16 +106,15 @@ impl Seen {
             mixed = mix(mixed, Arc::as_ptr(item).addr() as u64);
         }
         let place = self.lists.get_mut(place(mixed, LISTS))?;
-        if let Some(known) = place {
-            if known.len() == items.len()
-                && known
-                    .iter()
-                    .zip(items.iter())
-                    .all(|(a, b)| Arc::ptr_eq(a, b))
-            {
-                items.clear();
-                return Some(Arc::clone(known));
-            }
+        if let Some(known) = place
+            && known.len() == items.len()
+            && known
+                .iter()
+                .zip(items.iter())
+                .all(|(a, b)| Arc::ptr_eq(a, b))
+        {
+            items.clear();
+            return Some(Arc::clone(known));
         }
         let new: Texts = items.drain(..).collect();
         *place = Some(Arc::clone(&new));
@@ -126,12 +125,11 @@ impl Seen {
         let Some(place) = self.values.get_mut(place(mix(0, hint as u64), VALUES)) else {
             return Arc::new(value);
         };
-        if let Some(known) = place {
-            if known.downcast_ref::<T>() == Some(&value) {
-                if let Ok(known) = Arc::downcast(Arc::clone(known)) {
-                    return known;
-                }
-            }
+        if let Some(known) = place
+            && known.downcast_ref::<T>() == Some(&value)
+            && let Ok(known) = Arc::downcast(Arc::clone(known))
+        {
+            return known;
         }
         let new = Arc::new(value);
         *place = Some(Arc::clone(&new) as _);

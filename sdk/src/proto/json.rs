@@ -90,6 +90,7 @@ impl TextList {
     }
 
     /// All of them, in order.
+    #[must_use]
     pub fn iter(&self) -> <&Self as IntoIterator>::IntoIter {
         self.items().iter().map(|item| item)
     }
@@ -174,6 +175,7 @@ impl TextMap {
     }
 
     /// All names and texts, sorted by name.
+    #[must_use]
     pub fn iter(&self) -> <&Self as IntoIterator>::IntoIter {
         self.pairs().iter().map(|[name, text]| (name, text))
     }
@@ -295,7 +297,14 @@ impl<'de> Deserialize<'de> for Json {
 /// An absent object and an empty one are the same: nothing.
 pub(crate) fn object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
     let json = Option::<Json>::deserialize(deserializer)?;
-    Ok(json.filter(|json| json.0.trim_matches(['{', '}', ' ', '\n', '\t', '\r']) != ""))
+    let empty = |json: &Json| {
+        let inner = json
+            .0
+            .strip_prefix('{')
+            .and_then(|json| json.strip_suffix('}'));
+        inner.is_some_and(|inner| inner.trim().is_empty())
+    };
+    Ok(json.filter(|json| !empty(json)))
 }
 
 /// The default where `null` stands.

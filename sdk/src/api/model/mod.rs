@@ -63,11 +63,14 @@ macro_rules! accessors {
     };
 }
 
+mod catalog;
 mod check;
 mod node;
 mod proxy;
 mod service;
 
+pub(crate) use catalog::{AllServiceTags, MaybeNodeServices};
+pub use catalog::{CatalogService, NodeServices, ServiceTags};
 pub use check::{Check, CheckDefinition, Status};
 pub use node::{Locality, Node};
 pub use proxy::{

@@ -10,23 +10,30 @@ use crate::proto::json::{self, Text, TextMap};
 /// A node of the catalog: a machine with an agent, or an external one.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Node {
-    name: NodeName,
-    id: Text,
-    address: Text,
-    datacenter: Option<Datacenter>,
-    tagged_addresses: TextMap,
-    meta: TextMap,
-    create_index: u64,
-    modify_index: u64,
-    more: Option<Box<More>>,
+    pub(super) name: NodeName,
+    pub(super) id: Text,
+    pub(super) address: Text,
+    pub(super) datacenter: Option<Datacenter>,
+    pub(super) tagged_addresses: TextMap,
+    pub(super) meta: TextMap,
+    pub(super) create_index: u64,
+    pub(super) modify_index: u64,
+    pub(super) more: Option<Box<More>>,
 }
 
 /// What most nodes do not have.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct More {
-    locality: Option<Box<Locality>>,
-    partition: Text,
-    peer_name: Text,
+pub(super) struct More {
+    pub(super) locality: Option<Box<Locality>>,
+    pub(super) partition: Text,
+    pub(super) peer_name: Text,
+}
+
+impl More {
+    /// Nothing takes no place.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 impl Node {
@@ -140,7 +147,7 @@ impl<'de> Deserialize<'de> for Node {
             meta: wire.meta,
             create_index: wire.create_index,
             modify_index: wire.modify_index,
-            more: (more != More::default()).then(|| Box::new(more)),
+            more: more.boxed(),
         })
     }
 }
