@@ -20,6 +20,7 @@ pub mod canned;
 pub mod tap;
 pub mod go;
 pub mod control_plane;
+pub mod balancing;
 
 /// The error of the benches: they only ever print it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
