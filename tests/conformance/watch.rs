@@ -24,6 +24,9 @@ on_both_agents![
     a_service_that_does_not_exist_is_a_snapshot_of_nothing,
     many_readers_of_one_watch_all_hear_of_a_change,
     a_wrong_filter_is_told_at_once,
+    the_list_of_services_is_followed_and_tells_nothing_twice,
+    nodes_are_followed,
+    catalog_instances_are_followed_whatever_their_health,
 ];
 
 /// Long enough for a slow machine; a watch that works answers in milliseconds.
@@ -263,4 +266,78 @@ async fn a_wrong_filter_is_told_at_once(agent: &TestAgent) {
     let watch = query.watch().unwrap();
     let refused = timeout(SOON, watch.ready()).await.unwrap().unwrap_err();
     assert_eq!(refused.kind(), lictor::ErrorKind::Refused, "{refused}");
+}
+
+async fn the_list_of_services_is_followed_and_tells_nothing_twice(agent: &TestAgent) {
+    let (client, web) = (agent.client(), agent.name("web"));
+    let tagged = |id: &str, tags: &[&str]| {
+        let definition = ServiceDefinition::new(web.as_str()).id(id).port(80_u16);
+        definition.tags(tags.iter().copied())
+    };
+    let mut changes = client.catalog().services().watch().unwrap().changes();
+    let all = ["e", "d", "c", "b", "a"];
+    client.agent().register(&tagged("one", &all)).await.unwrap();
+    // Other cases come and go on the same agent; this case looks at its own service only.
+    let mut told = Vec::new();
+    let mine = timeout(SOON, async {
+        loop {
+            let difference = changes.next().await.unwrap();
+            let added = difference
+                .added
+                .iter()
+                .chain(difference.changed.iter().map(|(_, new)| new));
+            for service in added.filter(|service| *service.name() == *web) {
+                told.push(service.tags().iter().map(str::to_owned).collect::<Vec<_>>());
+            }
+            if told.last().is_some_and(|tags| tags.len() == 5) {
+                return told;
+            }
+        }
+    });
+    let told = mine.await.expect("the service is told");
+    assert_eq!(told.last().unwrap(), &["a", "b", "c", "d", "e"]);
+    // Consul lists tags in another order each time: that is no change.
+    let other = agent.name("other");
+    let unrelated = ServiceDefinition::new(other.as_str()).port(80_u16);
+    client.agent().register(&unrelated).await.unwrap();
+    let again = timeout(QUIET, async {
+        loop {
+            let difference = changes.next().await.unwrap();
+            if difference
+                .changed
+                .iter()
+                .any(|(_, new)| *new.name() == *web)
+            {
+                return;
+            }
+        }
+    });
+    assert!(again.await.is_err(), "an order is told as a change");
+}
+
+async fn nodes_are_followed(agent: &TestAgent) {
+    let (client, name) = (agent.client(), agent.name("node"));
+    let mut watch = client.catalog().nodes().watch().unwrap();
+    let known =
+        |all: &Snapshot<lictor::api::catalog::Node>| all.iter().any(|one| *one.name() == *name);
+    until(&mut watch, |all| !all.is_empty()).await;
+    let entry = lictor::api::catalog::Entry::new(name.as_str(), "10.9.8.7");
+    client.catalog().register(entry).await.unwrap();
+    until(&mut watch, known).await;
+    client
+        .catalog()
+        .deregister_node(name.as_str())
+        .await
+        .unwrap();
+    until(&mut watch, |all| !known(all)).await;
+}
+
+async fn catalog_instances_are_followed_whatever_their_health(agent: &TestAgent) {
+    let (client, web) = (agent.client(), agent.name("web"));
+    register(&client, &web, &web, Status::Critical).await;
+    let mut watch = client.catalog().service(web.as_str()).watch().unwrap();
+    let up = until(&mut watch, |all| all.len() == 1).await;
+    assert_eq!(up[0].service().id().as_str(), web);
+    client.agent().deregister(web.as_str()).await.unwrap();
+    until(&mut watch, |all| all.is_empty()).await;
 }

@@ -5,13 +5,15 @@ mod entry;
 use std::sync::Arc;
 
 use super::endpoint::Answered;
-use super::model::{AllServiceTags, MaybeNodeServices};
+use super::model::MaybeNodeServices;
 use super::{Endpoint, Read, Write};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::ident::{CheckId, Datacenter, NodeName, ServiceId, ServiceName};
 use crate::proto::query::Target;
 
+pub use super::health::Node;
+pub(crate) use super::model::AllServiceTags;
 pub use super::model::{CatalogService, NodeServices, ServiceTags};
 pub use entry::{Entry, NewCheck, NewService};
 

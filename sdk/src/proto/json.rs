@@ -98,6 +98,16 @@ impl TextList {
     fn items(&self) -> &[Arc<str>] {
         self.0.as_deref().unwrap_or_default()
     }
+
+    /// The same texts in alphabetical order.
+    pub(crate) fn sorted(self) -> Self {
+        if self.items().is_sorted() {
+            return self;
+        }
+        let mut items = self.items().to_vec();
+        items.sort();
+        Self(Some(items.into()))
+    }
 }
 
 impl<'a> IntoIterator for &'a TextList {

@@ -43,7 +43,7 @@ impl<T: Watched> Decoded<T> {
             return Ok(false);
         }
         let (spans, items) = match T::SHAPE {
-            Shape::Array => self.array(&body)?,
+            Shape::Array(decode) => self.array(&body, decode)?,
             Shape::Whole(decode) => {
                 let _shared = text::Scope::open(body.len());
                 (Vec::new(), decode(&body)?)
@@ -60,7 +60,11 @@ impl<T: Watched> Decoded<T> {
     }
 
     #[expect(clippy::type_complexity, reason = "both halves are stored as they are")]
-    fn array(&self, body: &[u8]) -> Result<(Vec<Range<usize>>, Vec<Arc<T>>), BoxError> {
+    fn array(
+        &self,
+        body: &[u8],
+        decode: fn(&[u8]) -> Result<T, BoxError>,
+    ) -> Result<(Vec<Range<usize>>, Vec<Arc<T>>), BoxError> {
         let known = Known {
             body: &self.body,
             spans: &self.spans,
@@ -84,7 +88,7 @@ impl<T: Watched> Decoded<T> {
                 Some(item) => Arc::clone(item),
                 None => {
                     let text = body.get(element.span.clone()).unwrap_or_default();
-                    Arc::new(serde_json::from_slice(text)?)
+                    Arc::new(decode(text)?)
                 }
             };
             items.push(item);

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::reader::Watch;
-use crate::api::{Endpoint, Read, health, kv};
+use crate::api::{Endpoint, Read, catalog, health, kv};
 use crate::error::Result;
-use crate::ident::{CheckId, Key, NodeName, ServiceId};
+use crate::ident::{CheckId, Key, NodeName, ServiceId, ServiceName};
 use crate::proto::query::Target;
 use crate::transport::BoxError;
 
 /// An element of a snapshot: it has an identity, and it can be compared.
 ///
 /// The trait cannot be implemented outside this crate.
-pub trait Watched: fmt::Debug + PartialEq + DeserializeOwned + Send + Sync + 'static {
+pub trait Watched: fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
     /// What makes two elements the same one at different times.
     type Identity<'a>: Eq + Hash;
 
@@ -33,12 +33,17 @@ pub trait Watched: fmt::Debug + PartialEq + DeserializeOwned + Send + Sync + 'st
 #[derive(Debug)]
 pub enum Shape<T> {
     /// An array of objects, each of them an element.
-    Array,
+    Array(fn(&[u8]) -> Result<T, BoxError>),
     /// Something else, which is decoded as a whole.
-    Whole(Decode<T>),
+    Whole(fn(&[u8]) -> Result<Items<T>, BoxError>),
 }
 
-type Decode<T> = fn(&[u8]) -> Result<Vec<Arc<T>>, BoxError>;
+type Items<T> = Vec<Arc<T>>;
+
+/// An array whose elements are decoded one by one.
+const fn array<T: DeserializeOwned>() -> Shape<T> {
+    Shape::Array(|text| Ok(serde_json::from_slice(text)?))
+}
 
 /// The parameters of a query.
 #[expect(unnameable_types, reason = "seals the trait")]
@@ -88,7 +93,7 @@ impl Watched for kv::Pair {
         self.key()
     }
 
-    const SHAPE: Shape<Self> = Shape::Array;
+    const SHAPE: Shape<Self> = array();
 }
 
 impl Watchable for kv::Get {
@@ -110,7 +115,7 @@ impl Watched for health::ServiceEntry {
         (self.node().name(), self.service().id())
     }
 
-    const SHAPE: Shape<Self> = Shape::Array;
+    const SHAPE: Shape<Self> = array();
 }
 
 impl Watchable for health::Instances {
@@ -133,9 +138,54 @@ impl Watched for health::Check {
         (self.node(), self.id())
     }
 
-    const SHAPE: Shape<Self> = Shape::Array;
+    const SHAPE: Shape<Self> = array();
 }
 
 impl Watchable for health::Checks {
     type Item = health::Check;
+}
+
+impl Watched for catalog::Node {
+    type Identity<'a> = &'a NodeName;
+
+    fn identity(&self) -> &NodeName {
+        self.name()
+    }
+
+    const SHAPE: Shape<Self> = array();
+}
+
+impl Watchable for catalog::Nodes {
+    type Item = catalog::Node;
+}
+
+impl Watched for catalog::ServiceTags {
+    type Identity<'a> = &'a ServiceName;
+
+    fn identity(&self) -> &ServiceName {
+        self.name()
+    }
+
+    const SHAPE: Shape<Self> = Shape::Whole(|body| {
+        let all: Option<catalog::AllServiceTags> = serde_json::from_slice(body)?;
+        Ok(all.unwrap_or_default().0)
+    });
+}
+
+impl Watchable for catalog::Services {
+    type Item = catalog::ServiceTags;
+}
+
+impl Watched for catalog::CatalogService {
+    type Identity<'a> = (&'a NodeName, &'a ServiceId);
+
+    fn identity(&self) -> Self::Identity<'_> {
+        (self.node().name(), self.service().id())
+    }
+
+    const SHAPE: Shape<Self> = array();
+}
+
+impl Watchable for catalog::Instances {
+    type Item = catalog::CatalogService;
 }

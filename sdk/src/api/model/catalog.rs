@@ -241,7 +241,7 @@ impl ServiceTags {
     accessors! {
         /// The name of the service.
         reference name: ServiceName;
-        /// The tags of all its instances, each once.
+        /// The tags of all its instances, each once, in alphabetical order.
         reference tags: TextList;
     }
 }
@@ -263,7 +263,9 @@ impl<'de> Deserialize<'de> for AllServiceTags {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut all = Vec::new();
-                while let Some((name, tags)) = map.next_entry()? {
+                while let Some((name, tags)) = map.next_entry::<_, TextList>()? {
+                    // Consul lists them in the order of a hash map: another one each time.
+                    let tags = tags.sorted();
                     all.push(Arc::new(ServiceTags { name, tags }));
                 }
                 all.sort_by(|one, other| one.name.cmp(&other.name));
