@@ -200,7 +200,7 @@ impl Endpoint for Datacenters {
 pub struct Nodes(());
 
 impl Endpoint for Nodes {
-    type Output = Vec<Arc<super::health::Node>>;
+    type Output = Vec<Arc<Node>>;
 
     fn interpret(&self, answer: Answered) -> Result<Self::Output> {
         answer.good()?.json()

@@ -377,7 +377,7 @@ impl ServiceDefinition {
             && (self.enable_tag_override
                 || service.tags().iter().eq(self.tags.iter().map(|tag| &**tag)))
             && service.meta().iter().eq(meta)
-            && (weights.passing(), weights.warning()) == (passing.into(), warning.into())
+            && (weights.passing(), weights.warning()) == (passing, warning)
             // The agent adds some of its own, such as `lan_ipv4`.
             && addresses.all(|(name, (address, port))| {
                 let own = service.tagged_addresses().get(name);
