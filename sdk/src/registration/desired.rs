@@ -24,6 +24,17 @@ pub(super) struct Desired {
     pub(super) version: u64,
 }
 
+/// What the agent has before a registration.
+#[derive(Debug)]
+pub(super) enum Present {
+    /// Not the service, as far as it says.
+    Nothing,
+    Service {
+        /// Why it is out of rotation, if it is: an operator may have switched that on or off.
+        maintenance: Option<Arc<str>>,
+    },
+}
+
 /// The heartbeats of one check.
 #[derive(Clone, Debug)]
 pub(super) struct Beat {
@@ -88,14 +99,17 @@ impl Desired {
         beats.collect()
     }
 
-    /// What is registered: `known` is the maintenance that the agent has on, if it has the service.
-    pub(super) fn body(&self, known: Option<Option<Arc<str>>>) -> ServiceDefinition {
-        let maintenance = known.unwrap_or_else(|| self.maintenance.clone());
+    /// What is registered with an agent that has this already.
+    pub(super) fn body(&self, present: Present) -> ServiceDefinition {
+        let maintenance = match present {
+            Present::Nothing => self.maintenance.clone(),
+            Present::Service { maintenance } => maintenance,
+        };
         self.definition.prepared(
             &self.id,
             |check| {
                 self.status
-                    .or(check.initial_status())
+                    .or_else(|| check.initial_status())
                     .unwrap_or(Status::Passing)
             },
             maintenance.as_deref(),
@@ -161,7 +175,7 @@ mod tests {
         desired.status = Some(Status::Warning);
         assert_eq!(said(&desired), [Status::Warning, Status::Warning]);
 
-        let body = serde_json::to_value(desired.body(None)).unwrap();
+        let body = serde_json::to_value(desired.body(Present::Nothing)).unwrap();
         let checks = body["Checks"].as_array().unwrap();
         assert_eq!(checks[0]["CheckID"], "service:web-80:1");
         assert_eq!(checks[0]["Status"], "warning");
@@ -176,8 +190,8 @@ mod tests {
             .check(CheckDefinition::ttl(TTL));
         let mut desired = Desired::new(service, 0).unwrap();
         desired.maintenance = Some("moving".into());
-        let checks = |known| {
-            let body = serde_json::to_value(desired.body(known)).unwrap();
+        let checks = |present| {
+            let body = serde_json::to_value(desired.body(present)).unwrap();
             let checks = body["Checks"].as_array().unwrap().clone();
             let text =
                 |check: &serde_json::Value, key: &str| check[key].as_str().map(str::to_owned);
@@ -185,15 +199,18 @@ mod tests {
             all.map(|check| (text(check, "CheckID").unwrap(), text(check, "Notes")))
                 .collect::<Vec<_>>()
         };
+        let service = |why: Option<&str>| Present::Service {
+            maintenance: why.map(Arc::from),
+        };
         let own = ("service:w".to_owned(), None);
         let maintenance = |why: &str| ("_service_maintenance:w".to_owned(), Some(why.to_owned()));
-        assert_eq!(checks(None), [own.clone(), maintenance("moving")]);
-        // What the agent knows counts, also if an operator switched it.
-        assert_eq!(checks(Some(None)), [own.clone()]);
         assert_eq!(
-            checks(Some(Some("disk".into()))),
-            [own, maintenance("disk")]
+            checks(Present::Nothing),
+            [own.clone(), maintenance("moving")]
         );
+        // What the agent knows counts, also if an operator switched it.
+        assert_eq!(checks(service(None)), std::slice::from_ref(&own));
+        assert_eq!(checks(service(Some("disk"))), [own, maintenance("disk")]);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::desired::Desired;
+use super::desired::{Desired, Present};
+use crate::api::Answer;
 use crate::api::agent::AgentService;
 use crate::api::health::Status;
 use crate::client::Client;
@@ -63,17 +64,22 @@ pub(super) struct Registered {
 pub(super) async fn register(client: Client, desired: Desired) -> Registered {
     let token = client.current_token();
     let agent = client.agent();
-    // Without the right to read, the agent's answer is 404 or 403: then ours is what we know.
-    let known = match agent.health_by_id(&*desired.id).await {
-        Ok(answer) => answer.into_value().map(|health| {
+    let present = match agent
+        .health_by_id(&*desired.id)
+        .await
+        .map(Answer::into_value)
+    {
+        Ok(Some(health)) => {
+            let own = format!("_service_maintenance:{}", desired.id);
             let mut checks = health.checks().iter();
-            let of_service = format!("_service_maintenance:{}", desired.id);
-            let found = checks.find(|check| *check.id() == of_service.as_str());
-            found.map(|check| Arc::from(check.notes()))
-        }),
-        Err(_) => None,
+            let found = checks.find(|check| *check.id() == own.as_str());
+            let maintenance = found.map(|check| Arc::from(check.notes()));
+            Present::Service { maintenance }
+        }
+        // Without the right to read, what we know ourselves is all there is.
+        Ok(None) | Err(_) => Present::Nothing,
     };
-    let body = desired.body(known);
+    let body = desired.body(present);
     let result = agent.register(&body).replace_existing_checks().await;
     Registered {
         version: desired.version,
@@ -124,7 +130,7 @@ pub(super) async fn look(
         Some(hash) => read.wait_for_change_of(hash, LOOK),
         None => read,
     };
-    read.await.map(|answer| answer.into_value())
+    read.await.map(Answer::into_value)
 }
 
 /// How long the agent holds a look at an unchanged service: its state is compared this often even

@@ -10,30 +10,32 @@
 mod about;
 mod check;
 mod definition;
+mod endpoints;
 mod health;
 mod member;
 mod service;
 mod validity;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use serde::Serialize;
 
 pub use about::{About, AboutConfig, Coordinate};
 pub use check::CheckDefinition;
 pub use definition::ServiceDefinition;
+pub use endpoints::{
+    Deregister, DeregisterCheck, GetAbout, GetChecks, GetHealthById, GetHealthByName, GetMembers,
+    GetService, GetServices, Maintenance, Register, RegisterCheck, UpdateCheck,
+};
 pub use health::{LocalHealth, LocalHealthOfName};
 pub use member::{Member, MemberStatus};
 pub use service::AgentService;
 
-use super::endpoint::Answered;
-use super::model::{Check, Status};
-use super::{Endpoint, Read, Write};
+use super::model::Status;
+use super::{Read, Write};
 use crate::client::Client;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ident::{CheckId, ServiceId, ServiceName};
 use crate::proto::query::Target;
 
@@ -139,7 +141,7 @@ impl Agent {
     /// Removes a service with its checks.
     ///
     /// An ID that the agent does not know is no error for an old Consul without ACLs, and
-    /// [`ErrorKind::UnknownService`] for others.
+    /// [`ErrorKind::UnknownService`](crate::ErrorKind::UnknownService) for others.
     #[doc(alias = "PUT /v1/agent/service/deregister/:id")]
     pub fn deregister(&self, id: impl Into<Arc<str>>) -> Write<Deregister> {
         self.write_to(
@@ -220,7 +222,7 @@ impl Agent {
     /// the service: put no time stamps into it. The agent keeps 4 KiB of it, unless the check says
     /// otherwise. Goes beside all other calls.
     ///
-    /// Fails with [`ErrorKind::UnknownCheck`] if the agent has no such check, or none with a TTL.
+    /// Fails with [`ErrorKind::UnknownCheck`](crate::ErrorKind::UnknownCheck) if the agent has no such check, or none with a TTL.
     #[doc(alias = "PUT /v1/agent/check/update/:id")]
     #[doc(alias = "PUT /v1/agent/check/pass/:id")]
     #[doc(alias = "PUT /v1/agent/check/warn/:id")]
@@ -331,163 +333,6 @@ impl Write<Register> {
         self.flag("replace-existing-checks")
     }
 }
-
-/// The agent's view of itself: [`Agent::about`].
-#[derive(Clone, Debug)]
-pub struct GetAbout(());
-
-impl Endpoint for GetAbout {
-    type Output = About;
-
-    fn interpret(&self, answer: Answered) -> Result<About> {
-        answer.good()?.decode()
-    }
-}
-
-/// The members of the cluster: [`Agent::members`].
-#[derive(Clone, Debug)]
-pub struct GetMembers(());
-
-impl Endpoint for GetMembers {
-    type Output = Vec<Member>;
-
-    fn interpret(&self, answer: Answered) -> Result<Vec<Member>> {
-        answer.good()?.json()
-    }
-}
-
-/// The agent's services: [`Agent::services`].
-#[derive(Clone, Debug)]
-pub struct GetServices(());
-
-impl Endpoint for GetServices {
-    type Output = BTreeMap<ServiceId, Arc<AgentService>>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        answer.good()?.json()
-    }
-}
-
-/// The agent's checks: [`Agent::checks`].
-#[derive(Clone, Debug)]
-pub struct GetChecks(());
-
-impl Endpoint for GetChecks {
-    type Output = BTreeMap<CheckId, Arc<Check>>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        answer.good()?.json()
-    }
-}
-
-/// One service by its ID: [`Agent::service`].
-#[derive(Clone, Debug)]
-pub struct GetService(());
-
-impl Endpoint for GetService {
-    type Output = Option<AgentService>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        let raw = answer.0;
-        if raw.status == StatusCode::NOT_FOUND {
-            // Only Consul's own words count: a 404 of something that stands in between does not
-            // mean that the service is gone.
-            let err = raw.error();
-            return match err.kind() {
-                ErrorKind::UnknownService => Ok(None),
-                _ => Err(err),
-            };
-        }
-        raw.good()?.decode().map(Some)
-    }
-}
-
-/// The health of one service by ID: [`Agent::health_by_id`].
-#[derive(Clone, Debug)]
-pub struct GetHealthById(());
-
-impl Endpoint for GetHealthById {
-    type Output = Option<LocalHealth>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        match health::status(&answer.0) {
-            // `{"AggregatedStatus":"critical","Service":null,"Checks":null}`
-            health::Told::Unknown => Ok(None),
-            health::Told::Status(_) => answer.0.decode().map(Some),
-            health::Told::Failure => Err(unexpected_success(answer)),
-        }
-    }
-}
-
-/// The health of one service by name: [`Agent::health_by_name`].
-#[derive(Clone, Debug)]
-pub struct GetHealthByName(());
-
-impl Endpoint for GetHealthByName {
-    type Output = Option<LocalHealthOfName>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        match health::status(&answer.0) {
-            health::Told::Unknown => Ok(None),
-            health::Told::Status(status) => {
-                Ok(Some(LocalHealthOfName::new(status, answer.0.json()?)))
-            }
-            health::Told::Failure => Err(unexpected_success(answer)),
-        }
-    }
-}
-
-fn unexpected_success(answer: Answered) -> Error {
-    match answer.good() {
-        Err(err) => err,
-        Ok(raw) => raw.unexpected("a success without health"),
-    }
-}
-
-/// The registration of a service: [`Agent::register`].
-#[derive(Clone, Debug)]
-pub struct Register(());
-
-/// The removal of a service: [`Agent::deregister`].
-#[derive(Clone, Debug)]
-pub struct Deregister(());
-
-/// A switch of maintenance: [`Agent::enable_service_maintenance`] and its kin.
-#[derive(Clone, Debug)]
-pub struct Maintenance(());
-
-/// The registration of a check: [`Agent::register_check`].
-#[derive(Clone, Debug)]
-pub struct RegisterCheck(());
-
-/// The removal of a check: [`Agent::deregister_check`].
-#[derive(Clone, Debug)]
-pub struct DeregisterCheck(());
-
-/// A heartbeat: [`Agent::update_check`].
-#[derive(Clone, Debug)]
-pub struct UpdateCheck(());
-
-macro_rules! answers_nothing {
-    ($($endpoint:ty),*) => {$(
-        impl Endpoint for $endpoint {
-            type Output = ();
-
-            fn interpret(&self, answer: Answered) -> Result<()> {
-                answer.good().map(drop)
-            }
-        }
-    )*};
-}
-
-answers_nothing!(
-    Register,
-    Deregister,
-    Maintenance,
-    RegisterCheck,
-    DeregisterCheck,
-    UpdateCheck
-);
 
 #[cfg(test)]
 mod tests;
