@@ -63,6 +63,7 @@ pub trait Watchable: Endpoint {
 
     /// Which elements of the answer were asked for, where an agent may answer with others.
     #[doc(hidden)]
+    #[must_use]
     fn selects(_asked: &Asked<'_>) -> Option<fn(&Self::Item) -> bool> {
         None
     }
