@@ -80,14 +80,17 @@ pub(super) enum Told {
 /// in maintenance, and unknown. All of them have `X-Consul-Reason`, by which a 429 that asks for
 /// fewer connections and a 503 of a proxy in between are told apart.
 pub(super) fn status(raw: &Raw) -> Told {
+    // It repeats the ID as it is, in any alphabet.
     let reason = raw
         .headers
         .get("x-consul-reason")
-        .and_then(|reason| reason.to_str().ok());
+        .map(|reason| reason.as_bytes());
     match (raw.status, reason) {
         (StatusCode::OK, _) => Told::Status(Status::Passing),
         (StatusCode::TOO_MANY_REQUESTS, Some(_)) => Told::Status(Status::Warning),
-        (StatusCode::SERVICE_UNAVAILABLE, Some("maintenance")) => Told::Status(Status::Maintenance),
+        (StatusCode::SERVICE_UNAVAILABLE, Some(b"maintenance")) => {
+            Told::Status(Status::Maintenance)
+        }
         (StatusCode::SERVICE_UNAVAILABLE, Some(_)) => Told::Status(Status::Critical),
         (StatusCode::NOT_FOUND, Some(_)) => Told::Unknown,
         _ => Told::Failure,
