@@ -1,1 +1,27 @@
-//! examples.
+//! What the examples share: where Consul is, a steady load, and how a result is told.
+
+pub mod load;
+pub mod place;
+pub mod report;
+
+use std::error::Error;
+use std::time::Duration;
+
+/// What an example's steps return.
+pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// Waits until something is so; half a minute is enough for anything here.
+///
+/// # Errors
+///
+/// If it does not become so.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting)
+        .await
+        .map_err(|_| format!("waited 30 s in vain until {what}").into())
+}

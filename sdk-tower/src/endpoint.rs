@@ -420,3 +420,6 @@ fn wrong_with_label(label: &str) -> Option<&'static str> {
 fn invalid(why: String) -> Error {
     Error::new(ErrorKind::Invalid).context(why)
 }
+
+#[cfg(test)]
+mod tests;

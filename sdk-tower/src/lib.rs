@@ -18,3 +18,6 @@ mod task;
 mod connect;
 mod balance;
 pub mod channel;
+
+pub use channel::Channel;
+pub use error::{Error, ErrorKind, Result};

@@ -28,4 +28,5 @@ pub mod api;
 pub mod watch;
 pub mod registration;
 
+pub use client::Client;
 pub use error::{Error, ErrorKind, Result};

@@ -17,10 +17,10 @@ use super::request::{Addressing, Name};
 use super::upstream::Upstream;
 use super::{Channel, Core, Picker};
 
-/// Builds a [`Channel`]; made by [`Channel::from_source`].
+/// Builds a [`Channel`]; made by [`Channel::builder`] or [`Channel::from_source`].
 #[must_use = "a builder does nothing until it is built"]
 pub struct Builder<S> {
-    source: S,
+    source: Result<S, Error>,
     host: Option<String>,
     policy: Policy,
     protocol: Protocol,
@@ -37,7 +37,7 @@ impl<S> Builder<S>
 where
     S: Stream<Item = EndpointSet> + Send + 'static,
 {
-    pub(super) fn new(source: S) -> Self {
+    pub(super) fn new(source: Result<S, Error>) -> Self {
         Self {
             source,
             host: None,
@@ -178,7 +178,7 @@ where
         let make = move |target: &Target| {
             Upstream::new(target, Pool::new(target.clone(), Arc::clone(&settings)))
         };
-        let balance = balance::start(&runtime, self.source, self.policy, age_every, make);
+        let balance = balance::start(&runtime, self.source?, self.policy, age_every, make);
         Ok(Channel {
             picker: Picker::new(&balance),
             core: Arc::new(Core {

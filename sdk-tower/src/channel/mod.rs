@@ -4,6 +4,7 @@ mod body;
 mod builder;
 mod future;
 mod request;
+mod service;
 mod upstream;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use crate::connect::Protocol;
 pub use body::Body;
 pub use builder::Builder;
 pub use future::ResponseFuture;
+pub use service::ClientBuilder;
 
 use request::{Addressing, HostCache};
 use upstream::Upstream;
@@ -117,7 +119,7 @@ impl Channel {
     where
         S: Stream<Item = EndpointSet> + Send + 'static,
     {
-        Builder::new(source)
+        Builder::new(Ok(source))
     }
 
     /// Sends a request, like [`call`](Service::call) but from a shared reference.

@@ -1,1 +1,218 @@
-//! transport.
+//! Bytes to the agent and back: the seam where another HTTP stack, a proxy or a test can stand.
+//!
+//! A transport is any [`tower_service::Service`] from [`Request`] to an `http::Response` whose body
+//! is an [`http_body::Body`] of [`Bytes`]. The default one is built from the client's settings; to
+//! use another, hand it to [`Builder::transport`](crate::client::Builder::transport).
+//!
+//! A transport sees whole requests, headers and token included. It has no deadline and no size
+//! limit of its own to keep: the client puts both around every call.
+
+mod tls;
+pub(crate) mod http;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use ::http::Response;
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::error::{Error, ErrorKind, Result};
+
+pub use tls::Tls;
+
+/// What a transport is asked to send.
+///
+/// The URI is absolute; its path and query are escaped. The extension [`Lane`] tells what kind of
+/// call it is.
+pub type Request = ::http::Request<Bytes>;
+
+/// An error of any type, as tower's services have it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What kind of call a request is: an extension of every [`Request`].
+///
+/// An agent accepts 200 connections from one address, and a blocking query holds its own for as
+/// long as it waits. A transport that shares connections (HTTP/2) or limits them must never let a
+/// [`Beat`](Self::Beat) stand behind a [`Poll`](Self::Poll).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Lane {
+    /// A call that is answered at once.
+    Call,
+    /// A blocking query, held open by the agent until something changes.
+    Poll,
+    /// A heartbeat or a session renewal: late is as bad as lost.
+    Beat,
+}
+
+type Sending<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>>> + Send + 'a>>;
+
+/// A transport without its type; it returns whole bodies, up to a limit.
+#[derive(Clone)]
+pub(crate) struct Transport(Arc<dyn Sender>);
+
+trait Sender: Send + Sync {
+    fn send(&self, request: Request, limit: usize) -> Sending<'_>;
+}
+
+struct Erased<S>(S);
+
+impl Transport {
+    pub(crate) fn new<S, B>(service: S) -> Self
+    where
+        S: Service<Request, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self(Arc::new(Erased(service)))
+    }
+
+    /// Sends one request and collects its answer, of at most `limit` bytes.
+    pub(crate) fn send(&self, request: Request, limit: usize) -> Sending<'_> {
+        self.0.send(request, limit)
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transport")
+    }
+}
+
+impl<S, B> Sender for Erased<S>
+where
+    S: Service<Request, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn send(&self, request: Request, limit: usize) -> Sending<'_> {
+        // A service may only be called after it said it is ready, and readiness belongs to one
+        // copy: each request has its own.
+        let mut service = self.0.clone();
+        Box::pin(async move {
+            std::future::poll_fn(|cx| service.poll_ready(cx))
+                .await
+                .map_err(|err| failed(err.into()))?;
+            let response = service
+                .call(request)
+                .await
+                .map_err(|err| failed(err.into()))?;
+            let (head, body) = response.into_parts();
+            let body = collect(body, limit).await?;
+            Ok(Response::from_parts(head, body))
+        })
+    }
+}
+
+/// The whole body in one piece: decoding from pieces costs a hundred times as much.
+async fn collect<B>(body: B, limit: usize) -> Result<Bytes>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    let mut body = std::pin::pin!(body);
+    let hint = body.size_hint();
+    if hint.lower() > limit as u64 {
+        return Err(too_large(limit));
+    }
+    let mut first = None;
+    let mut whole = BytesMut::new();
+    let mut size = 0;
+    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let Ok(data) = frame.map_err(|err| failed(err.into()))?.into_data() else {
+            continue;
+        };
+        size += data.len();
+        if size > limit {
+            return Err(too_large(limit));
+        }
+        if size == data.len() {
+            // A body of one piece is handed on without a copy.
+            first = Some(data);
+            continue;
+        }
+        if let Some(first) = first.take() {
+            // The length a server announces is believed only up to a megabyte ahead of what came.
+            let expected = usize::try_from(hint.lower()).unwrap_or(limit);
+            whole.reserve(expected.clamp(size, size + AHEAD));
+            whole.extend_from_slice(&first);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+/// How much memory is taken before the bytes for it have come.
+const AHEAD: usize = 1 << 20;
+
+fn too_large(limit: usize) -> Error {
+    Error::new(ErrorKind::AnswerTooLarge).context(format!(
+        "more than {limit} bytes; ask for less or raise the client's `response_limit`"
+    ))
+}
+
+/// A transport that knows better says so with an [`Error`] of its own; anything else may have
+/// happened before or after the request was sent.
+fn failed(err: BoxError) -> Error {
+    match err.downcast::<Error>() {
+        Ok(known) => *known,
+        Err(other) => Error::new(ErrorKind::Transport).caused_by(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::task::{Context, Poll};
+
+    use super::*;
+
+    struct Pieces(VecDeque<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+            Poll::Ready(
+                self.0
+                    .pop_front()
+                    .map(|data| Ok(http_body::Frame::data(data))),
+            )
+        }
+    }
+
+    fn pieces(all: &[&'static str]) -> Pieces {
+        Pieces(
+            all.iter()
+                .map(|one| Bytes::from_static(one.as_bytes()))
+                .collect(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_is_put_together() {
+        assert_eq!(
+            collect(pieces(&["ab", "", "c", "d"]), 4).await.unwrap(),
+            "abcd"
+        );
+        assert_eq!(collect(pieces(&[]), 4).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_body_above_the_limit_is_refused_while_it_comes() {
+        let err = collect(pieces(&["abc", "de"]), 4).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::AnswerTooLarge);
+    }
+}

@@ -1,0 +1,123 @@
+//! Which Consul an example runs on: an agent of its own, or a real one.
+
+use std::net::SocketAddr;
+
+use lictor::Client;
+use lictor::embedded::Agent;
+
+use crate::Result;
+
+/// What the command line says.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// The address of a real Consul.
+    pub consul: Option<String>,
+    /// Whether the result is told as one line of JSON.
+    pub json: bool,
+}
+
+impl Options {
+    /// Reads the arguments behind the program's name.
+    ///
+    /// # Errors
+    ///
+    /// If an argument is unknown or lacks its value.
+    pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self::default();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--json" => options.json = true,
+                "--consul" => {
+                    let url = args.next().ok_or("--consul: the address is missing")?;
+                    options.consul = Some(url);
+                }
+                other => return Err(format!("{other}: unknown argument")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// A Consul to run on.
+pub struct Place {
+    address: Option<String>,
+    name: String,
+    dns: SocketAddr,
+    // Kept alive for as long as the example runs.
+    _agent: Option<Agent>,
+}
+
+impl Place {
+    /// The Consul of `--consul` or `CONSUL_HTTP_ADDR`, else an agent in this process.
+    ///
+    /// # Errors
+    ///
+    /// If the agent cannot be reached, or none can be started.
+    pub async fn find(options: &Options) -> Result<Self> {
+        let in_environment =
+            std::env::var_os("CONSUL_HTTP_ADDR").is_some_and(|set| !set.is_empty());
+        if options.consul.is_none() && !in_environment {
+            let agent = Agent::start().await?;
+            return Ok(Self {
+                address: Some(agent.http_url()),
+                name: "embedded".to_owned(),
+                dns: agent.dns_addr(),
+                _agent: Some(agent),
+            });
+        }
+        let mut place = Self {
+            address: options.consul.clone(),
+            name: String::new(),
+            dns: SocketAddr::from(([127, 0, 0, 1], 8600)),
+            _agent: None,
+        };
+        let about = place.client()?.agent().about().await?;
+        place.name = match about.config().version() {
+            Some(version) => format!("consul {version}"),
+            None => "consul".to_owned(),
+        };
+        // The agent itself knows best where it answers DNS queries.
+        #[derive(Default, serde::Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Listens {
+            #[serde(rename = "DNSAddrs")]
+            dns_addrs: Vec<String>,
+        }
+        if let Some(config) = about.debug_config() {
+            let listens: Listens = config.decode()?;
+            let mut tcp = listens
+                .dns_addrs
+                .iter()
+                .filter_map(|one| one.strip_prefix("tcp://"));
+            if let Some(address) = tcp.find_map(|one| one.parse().ok()) {
+                place.dns = address;
+            }
+        }
+        Ok(place)
+    }
+
+    /// A client of this Consul.
+    ///
+    /// # Errors
+    ///
+    /// If the address or the environment is wrong.
+    pub fn client(&self) -> lictor::Result<Client> {
+        let builder = match &self.address {
+            Some(address) => lictor::client::Builder::from_env()?.address(address),
+            None => lictor::client::Builder::from_env()?,
+        };
+        builder.build()
+    }
+
+    /// What it is, for the report.
+    #[must_use]
+    pub fn describe(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it answers DNS queries.
+    #[must_use]
+    pub fn dns(&self) -> SocketAddr {
+        self.dns
+    }
+}

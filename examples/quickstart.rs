@@ -1,0 +1,285 @@
+//! Three services register themselves; a client finds them by name and calls them balanced.
+//!
+//! Under steady load one server is stopped gracefully, a new one joins, and one is aborted without
+//! a goodbye. In the end a report says how many calls failed and how long each change took to reach
+//! the client.
+//!
+//! ```text
+//! cargo run -p lictor-examples --example quickstart
+//! cargo run -p lictor-examples --example quickstart -- --consul http://127.0.0.1:8500 --json
+//! ```
+//!
+//! Without `--consul` or `CONSUL_HTTP_ADDR` it brings an agent of its own, in this process.
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulShutdown;
+use lictor::Client;
+use lictor::api::agent::{CheckDefinition, ServiceDefinition};
+use lictor::registration::Registration;
+use lictor_examples::load::Load;
+use lictor_examples::place::{Options, Place};
+use lictor_examples::report::Report;
+use lictor_examples::{Result, until};
+use lictor_tower::Channel;
+use lictor_tower::endpoint::Target;
+use lictor_tower::source::{HealthSource, SrvSource};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+
+/// How soon a server that died is taken out: the TTL of its check.
+const TTL: Duration = Duration::from_secs(2);
+
+/// How long a server goes on serving after it has deregistered, for clients that hear of it late.
+const LAME_DUCK: Duration = Duration::from_millis(500);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(wrong) => {
+            eprintln!("{wrong}\nusage: quickstart [--consul URL] [--json]");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options).await {
+        Ok(report) if options.json => {
+            println!("{}", report.json());
+            ExitCode::from(u8::from(!report.is_good()))
+        }
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::from(u8::from(!report.is_good()))
+        }
+        Err(err) => {
+            eprintln!("quickstart: {err}");
+            let mut cause = err.source();
+            while let Some(err) = cause {
+                eprintln!("  because: {err}");
+                cause = err.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<Report> {
+    let place = Place::find(options).await?;
+    let client = place.client()?;
+    // A name of its own, so that a second run on the same Consul is not in the way.
+    let service = format!("quickstart-{}", std::process::id());
+
+    // Three servers register themselves.
+    let mut first = Server::start(&place, &service, "one").await?;
+    let mut second = Server::start(&place, &service, "two").await?;
+    let third = Server::start(&place, &service, "three").await?;
+
+    // A client finds them by name, over HTTP and over DNS alike.
+    let channel = Channel::builder(client.clone())
+        .service(&service)
+        .timeout(Duration::from_secs(5))
+        .build()?;
+    until("three servers are found", || channel.endpoints().len() == 3).await?;
+    let same_at_first = same_over_dns(&client, &place, &service).await?;
+
+    // It calls them, steadily, until the end.
+    let load = Load::start(&channel, 8);
+    load.calls(1000).await?;
+
+    // One leaves without haste ...
+    let started = Instant::now();
+    let leaving = first.stop()?;
+    until("it is gone", || !finds(&channel, &first)).await?;
+    let leave = started.elapsed();
+    leaving.await??;
+    load.calls(500).await?;
+
+    // ... a new one joins ...
+    let started = Instant::now();
+    let fourth = Server::start(&place, &service, "four").await?;
+    until("the new one is found", || finds(&channel, &fourth)).await?;
+    let join = started.elapsed();
+    load.calls(500).await?;
+
+    // ... and one dies. Nobody deregisters it: its check has to expire.
+    let died = Instant::now();
+    second.abort();
+    until("the dead one is gone", || !finds(&channel, &second)).await?;
+    let crash = died.elapsed();
+    load.calls(500).await?;
+
+    let same_at_last = same_over_dns(&client, &place, &service).await?;
+    let tally = load.stop().await;
+    for mut server in [third, fourth] {
+        server.stop()?.await??;
+    }
+    Ok(Report {
+        agent: place.describe().to_owned(),
+        tally,
+        died,
+        join,
+        leave,
+        crash,
+        srv_equals_http: same_at_first && same_at_last,
+    })
+}
+
+/// An HTTP server that registers itself.
+///
+/// Each has a runtime of its own, so that it can die like a process: with all its tasks at once.
+struct Server {
+    target: Target,
+    runtime: Option<Runtime>,
+    stop: Option<oneshot::Sender<()>>,
+    done: Option<oneshot::Receiver<Result<()>>>,
+}
+
+impl Server {
+    async fn start(place: &Place, service: &str, name: &'static str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let (client, service) = (place.client()?, service.to_owned());
+        let (started, running) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let (done, outcome) = oneshot::channel();
+        runtime.spawn(async move {
+            let up = Self::register(&client, &service, name).await;
+            let _ = match up {
+                Ok((listener, registration)) => {
+                    let address = listener.local_addr().map_err(Into::into);
+                    let _ = started.send(address);
+                    done.send(serve(listener, registration, name, stopped).await)
+                }
+                Err(err) => {
+                    let _ = started.send(Err(err));
+                    Ok(())
+                }
+            };
+        });
+        let mut server = Self {
+            target: "127.0.0.1:1".parse()?,
+            runtime: Some(runtime),
+            stop: Some(stop),
+            done: Some(outcome),
+        };
+        server.target = running.await??.try_into()?;
+        Ok(server)
+    }
+
+    /// Binds first and registers then: the service is never announced before it can be called.
+    async fn register(
+        client: &Client,
+        service: &str,
+        name: &str,
+    ) -> Result<(TcpListener, Registration)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let definition = ServiceDefinition::new(service)
+            .id(format!("{service}-{name}"))
+            .listener(listener.local_addr()?)
+            .check(
+                CheckDefinition::ttl(TTL)
+                    .deregister_critical_service_after(Duration::from_secs(60)),
+            );
+        let registration = client.register(definition).await?;
+        Ok((listener, registration))
+    }
+
+    /// Asks it to leave, and returns what resolves when it has.
+    fn stop(&mut self) -> Result<oneshot::Receiver<Result<()>>> {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        self.done.take().ok_or_else(|| "stopped twice".into())
+    }
+
+    /// Ends it as `kill -9` would.
+    fn abort(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    registration: Registration,
+    name: &'static str,
+    stopped: oneshot::Receiver<()>,
+) -> Result<()> {
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let leaving = async move {
+        let _ = stopped.await;
+        // First nobody new is sent here; those who have not heard of it are served a while longer.
+        registration.close().await?;
+        tokio::time::sleep(LAME_DUCK).await;
+        Ok::<_, lictor::Error>(())
+    };
+    let mut leaving = std::pin::pin!(leaving);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                let answer = service_fn(move |_: Request<Incoming>| async move {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(name))))
+                });
+                let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+                connections.spawn(graceful.watch(connection));
+            }
+            left = &mut leaving => {
+                left?;
+                break;
+            }
+        }
+    }
+    drop(listener);
+    graceful.shutdown().await;
+    Ok(())
+}
+
+fn finds(channel: &Channel, server: &Server) -> bool {
+    let endpoints = channel.endpoints();
+    endpoints.iter().any(|one| one.target == server.target)
+}
+
+/// Whether SRV and HTTP discovery come to find the same endpoints.
+async fn same_over_dns(client: &Client, place: &Place, service: &str) -> Result<bool> {
+    let mut http = HealthSource::new(client.health().service(service).watch()?);
+    let mut srv = SrvSource::builder(format!("{service}.service.consul"))
+        .server(place.dns())
+        .min_refresh(Duration::from_millis(100))
+        .build()?;
+    let (mut by_http, mut by_srv) = (None, None);
+    let same = async {
+        // Each tells a change at its own time; what counts is that they come to the same.
+        while by_http.is_none() || by_http != by_srv {
+            tokio::select! {
+                Some(set) = http.next() => by_http = Some(set),
+                Some(set) = srv.next() => by_srv = Some(set),
+            }
+        }
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(10), same)
+        .await
+        .is_ok())
+}

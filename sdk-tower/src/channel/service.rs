@@ -1,0 +1,78 @@
+//! The shortest way to a channel: a client and the name of a service.
+
+use std::fmt;
+
+use http::uri::Authority;
+use lictor::Client;
+
+use super::{Builder, Channel};
+use crate::error::{Error, ErrorKind};
+use crate::source::HealthSource;
+
+/// A client whose services can be called; made by [`Channel::builder`].
+#[must_use = "a builder does nothing until it is built"]
+#[derive(Clone)]
+pub struct ClientBuilder {
+    client: Client,
+}
+
+impl Channel {
+    /// Begins a channel to a service that is found through this client.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example(client: lictor::Client) -> Result<(), lictor_tower::Error> {
+    /// use lictor_tower::Channel;
+    ///
+    /// let channel = Channel::builder(client).service("web").build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(client: Client) -> ClientBuilder {
+        ClientBuilder { client }
+    }
+}
+
+impl ClientBuilder {
+    /// Calls the instances of this service, as its health is known to Consul.
+    ///
+    /// All instances that are passing or in warning are called, each by its weight. Requests that
+    /// name no host name the service. To choose by tag, datacenter or filter, or to leave warning
+    /// instances out, hand a [`HealthSource`] of your own watch to [`Channel::from_source`].
+    pub fn service(self, name: impl Into<String>) -> Builder<HealthSource> {
+        let name = name.into();
+        let source = self
+            .client
+            .health()
+            .service(name.as_str())
+            .watch()
+            .map(HealthSource::new)
+            .map_err(refused);
+        let builder = Builder::new(source);
+        // Consul takes names that no URL takes; such a service is then called by its address.
+        if name.parse::<Authority>().is_ok() {
+            builder.host(name)
+        } else {
+            builder
+        }
+    }
+}
+
+fn refused(err: lictor::Error) -> Error {
+    let kind = match err.kind() {
+        lictor::ErrorKind::NoRuntime => ErrorKind::NoRuntime,
+        _ => ErrorKind::Invalid,
+    };
+    Error::new(kind)
+        .context("the service cannot be watched")
+        .because(err)
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("client", &self.client)
+            .finish()
+    }
+}

@@ -1,0 +1,209 @@
+//! Endpoints from Consul's health endpoint, over HTTP.
+
+use std::error::Error as StdError;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use lictor::api::health::{ServiceEntry, Status as Health};
+use lictor::watch::{self, Watch};
+
+use super::{Source, Status};
+use crate::endpoint::{Endpoint, EndpointSet, Host, Target};
+
+/// Endpoints from a watch of a service's health.
+///
+/// Changes arrive as soon as Consul has them, and all readers of equal watches share one query.
+///
+/// # What an instance becomes
+///
+/// - It is called at its own address, or at its node's if it has none.
+/// - Its weight is that of its state, passing or warning. One that is critical or in maintenance
+///   is not called, be it by its own checks or by those of its node.
+/// - Without a port, or with an address that nobody can connect to, it does not become an endpoint;
+///   a `tracing` warning says so.
+///
+/// This is what Consul's DNS does, so [`SrvSource`](super::SrvSource) tells the same endpoints. To
+/// leave warning instances out, watch `.passing()`; to choose by tag, datacenter or filter, say so
+/// in the watch as well.
+///
+/// A failure of Consul leaves the last set in force, see [`Source::status`]. An answer without
+/// instances is believed at once. Mind that Consul also answers so when the token may not read the
+/// service.
+///
+/// # Cancel safety
+///
+/// Waiting for the next item can be given up at any time; nothing is lost. The watch runs as a task
+/// of `lictor`, which ends when the last reader of an equal watch is dropped. Of sets that follow
+/// each other faster than they are read, the newest is told.
+///
+/// # Examples
+///
+/// ```no_run
+/// use lictor_tower::source::HealthSource;
+///
+/// # async fn example(client: lictor::Client) -> lictor::Result<()> {
+/// let source = HealthSource::new(client.health().service("web").watch()?);
+/// # drop(source);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct HealthSource {
+    watch: Watch<ServiceEntry>,
+    told: Option<EndpointSet>,
+    /// How many instances could not be called when this was last said.
+    skipped: usize,
+    /// A stream that has ended must not be polled again.
+    ended: bool,
+}
+
+impl HealthSource {
+    /// Reads endpoints from a watch, such as `client.health().service("web").watch()?`.
+    #[must_use]
+    pub fn new(watch: Watch<ServiceEntry>) -> Self {
+        Self {
+            watch,
+            told: None,
+            skipped: 0,
+            ended: false,
+        }
+    }
+
+    /// The endpoints of these instances, those that were told before shared with that set.
+    fn read(&mut self, entries: &[Arc<ServiceEntry>]) -> EndpointSet {
+        let mut skipped = 0;
+        let mut example = None;
+        let mut endpoints = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match Instance::of(entry).endpoint() {
+                Ok(Some(endpoint)) => endpoints.push(self.shared(endpoint)),
+                Ok(None) => {}
+                Err(why) => {
+                    skipped += 1;
+                    example.get_or_insert((why, entry));
+                }
+            }
+        }
+        if let Some((why, entry)) = example.filter(|_| skipped != self.skipped) {
+            let name = entry.service().name().as_str();
+            let id = entry.service().id().as_str();
+            tracing::warn!(name, skipped, id, %why, "instances name nobody to call");
+        }
+        self.skipped = skipped;
+        endpoints.into_iter().collect()
+    }
+
+    fn shared(&self, endpoint: Endpoint) -> Arc<Endpoint> {
+        match self.told.as_ref().and_then(|t| t.get(endpoint.target())) {
+            Some(told) if **told == endpoint => Arc::clone(told),
+            _ => Arc::new(endpoint),
+        }
+    }
+}
+
+impl From<Watch<ServiceEntry>> for HealthSource {
+    fn from(watch: Watch<ServiceEntry>) -> Self {
+        Self::new(watch)
+    }
+}
+
+impl Stream for HealthSource {
+    type Item = EndpointSet;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EndpointSet>> {
+        let this = &mut *self;
+        while !this.ended {
+            match Pin::new(&mut this.watch).poll_next(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => this.ended = true,
+                Poll::Ready(Some(snapshot)) => {
+                    let set = this.read(&snapshot);
+                    // What changed may not matter for calls: the output of a check, a tag.
+                    if this.told.as_ref() != Some(&set) {
+                        this.told = Some(set.clone());
+                        return Poll::Ready(Some(set));
+                    }
+                }
+            }
+        }
+        // A watch only ends with the runtime it runs in; the last set stays in force.
+        Poll::Pending
+    }
+}
+
+impl Source for HealthSource {
+    fn status(&self) -> Status {
+        let reason = match self.watch.status() {
+            _ if self.ended => Some("the runtime that ran the watch is gone".into()),
+            watch::Status::Connecting { error } => error.as_ref().map(reason),
+            watch::Status::Stale { error, .. } => Some(reason(&error)),
+            _ => None,
+        };
+        match (self.watch.latest(), reason) {
+            (None, None) => Status::Unknown,
+            (None, Some(reason)) => Status::Failing { reason },
+            (Some(_), None) => Status::Live,
+            (Some(snapshot), Some(reason)) => Status::Stale {
+                age: snapshot.age(),
+                reason,
+            },
+        }
+    }
+}
+
+/// What went wrong, down to its cause. lictor's errors hold no secrets.
+fn reason(error: &lictor::Error) -> Arc<str> {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.into()
+}
+
+/// What matters of an instance for calling it.
+#[derive(Clone, Copy, Debug)]
+struct Instance<'a> {
+    /// The address of the service, or of its node if it has none.
+    address: &'a str,
+    /// 0 if there is none.
+    port: u16,
+    /// The worst of all its checks, those of its node included.
+    health: Health,
+    /// The weight in that state.
+    weight: u32,
+}
+
+impl<'a> Instance<'a> {
+    fn of(entry: &'a ServiceEntry) -> Self {
+        Self {
+            address: entry.address(),
+            port: entry.port(),
+            health: entry.status(),
+            weight: entry.weight().into(),
+        }
+    }
+
+    /// The endpoint of this instance, `None` if it is not to be called; the error says why nobody
+    /// could call it.
+    fn endpoint(&self) -> Result<Option<Endpoint>, String> {
+        match self.health {
+            Health::Passing | Health::Warning => {}
+            _ => return Ok(None),
+        }
+        let host = match self.address.parse::<IpAddr>() {
+            Ok(ip) => Host::Ip(ip),
+            Err(_) => Host::Name(self.address.into()),
+        };
+        let target = Target::new(host, self.port).map_err(|why| why.to_string())?;
+        Ok(Some(Endpoint::new(target).with_weight(self.weight)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

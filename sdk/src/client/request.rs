@@ -1,0 +1,221 @@
+//! One request: from a call to its answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use super::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ident::{Datacenter, Token, text};
+use crate::proto::meta::Meta;
+use crate::proto::query::Target;
+use crate::proto::status;
+use crate::transport::Lane;
+
+/// What to ask, before the client adds what all requests have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) target: Target,
+    pub(crate) body: Bytes,
+    pub(crate) content_type: Option<&'static str>,
+    pub(crate) cache_control: Option<HeaderValue>,
+    pub(crate) lane: Lane,
+    /// The client's default where absent.
+    pub(crate) timeout: Option<Duration>,
+    /// The client's own where absent.
+    pub(crate) token: Option<Token>,
+    /// The client's own where absent.
+    pub(crate) datacenter: Option<Datacenter>,
+}
+
+impl Call {
+    pub(crate) fn new(method: Method, target: Target) -> Self {
+        Self {
+            method,
+            target,
+            body: Bytes::new(),
+            content_type: None,
+            cache_control: None,
+            lane: Lane::Call,
+            timeout: None,
+            token: None,
+            datacenter: None,
+        }
+    }
+
+    pub(crate) fn get(target: Target) -> Self {
+        Self::new(Method::GET, target)
+    }
+
+    pub(crate) fn put(target: Target) -> Self {
+        Self::new(Method::PUT, target)
+    }
+}
+
+/// An answer as it came, whatever its status.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    asked: Asked,
+}
+
+/// What the answer is to, for error texts: without host, query or token.
+#[derive(Debug)]
+struct Asked {
+    method: Method,
+    target: Target,
+    token: Option<Token>,
+}
+
+impl Client {
+    /// Sends one request, once.
+    ///
+    /// Whatever Consul answers is an answer: [`Raw::good`] tells good ones from others.
+    pub(crate) async fn send(&self, call: Call) -> Result<Raw> {
+        let scope = &*self.scope;
+        let mut target = call.target;
+        if let Some(datacenter) = call.datacenter.as_ref().or(scope.datacenter.as_ref()) {
+            target.push("dc", datacenter);
+        }
+        if let Some(namespace) = &scope.namespace {
+            target.push("ns", namespace);
+        }
+        if let Some(partition) = &scope.partition {
+            target.push("partition", partition);
+        }
+        let token = call.token.or_else(|| scope.token.current());
+        let asked = Asked {
+            method: call.method,
+            target,
+            token,
+        };
+        let mut request = http::Request::new(call.body);
+        *request.method_mut() = asked.method.clone();
+        *request.uri_mut() = self.shared.address.uri(asked.target.as_str())?;
+        request.extensions_mut().insert(call.lane);
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(content_type) = call.content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        if let Some(cache_control) = call.cache_control {
+            headers.insert(CACHE_CONTROL, cache_control);
+        }
+        if let Some(auth) = &self.shared.basic_auth {
+            headers.insert(AUTHORIZATION, auth.clone());
+        }
+        if let Some(token) = &asked.token {
+            let mut value = HeaderValue::from_str(token.expose())
+                .map_err(|_| Error::invalid("token: cannot stand in a header"))?;
+            value.set_sensitive(true);
+            headers.insert("x-consul-token", value);
+        }
+        let timeout = call.timeout.unwrap_or(scope.timeout);
+        let deadline = Instant::now() + timeout;
+        let sending = self
+            .shared
+            .transport
+            .send(request, self.shared.response_limit);
+        match tokio::time::timeout_at(deadline, sending).await {
+            Ok(Ok(response)) => {
+                let (head, body) = response.into_parts();
+                Ok(Raw {
+                    status: head.status,
+                    headers: head.headers,
+                    body,
+                    asked,
+                })
+            }
+            Ok(Err(err)) => Err(err.at(&asked.place())),
+            Err(_) => Err(Error::new(ErrorKind::Timeout)
+                .context(format!("{}: no answer within {timeout:?}", asked.place()))),
+        }
+    }
+}
+
+impl Raw {
+    /// The answer itself if its status is a success, else the error it tells.
+    pub(crate) fn good(self) -> Result<Self> {
+        if self.status.is_success() {
+            Ok(self)
+        } else {
+            Err(self.error())
+        }
+    }
+
+    /// The error that this answer tells.
+    pub(crate) fn error(&self) -> Error {
+        let body = String::from_utf8_lossy(&self.body);
+        let kind = status::kind(self.status, &body);
+        let place = self.asked.place();
+        let text = self.excerpt(&body);
+        let context = if text.is_empty() {
+            format!("{place}: status {}", self.status.as_u16())
+        } else {
+            format!("{place}: status {}: {text}", self.status.as_u16())
+        };
+        Error::new(kind).with_status(self.status).context(context)
+    }
+
+    /// What the headers say.
+    pub(crate) fn meta(&self) -> Meta {
+        Meta::read(self.status, &self.headers)
+    }
+
+    /// The body as JSON; `null` is the default value, because Consul writes it for empty lists.
+    pub(crate) fn json<T: DeserializeOwned + Default>(&self) -> Result<T> {
+        Ok(self.decode::<Option<T>>()?.unwrap_or_default())
+    }
+
+    /// The body as JSON.
+    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        let _shared = text::Scope::open(self.body.len());
+        // One look at the whole is cheaper than one at each of its texts.
+        let body = std::str::from_utf8(&self.body).map_err(|err| self.unexpected(err))?;
+        serde_json::from_str(body).map_err(|err| self.unexpected(err))
+    }
+
+    /// The body is not what the endpoint promises.
+    pub(crate) fn unexpected(&self, err: impl Into<crate::transport::BoxError>) -> Error {
+        Error::new(ErrorKind::Decode)
+            .with_status(self.status)
+            .context(format!(
+                "{}: {} bytes, not the JSON this endpoint promises",
+                self.asked.place(),
+                self.body.len()
+            ))
+            .caused_by(err)
+    }
+
+    /// A line of the body, short and without the token, should the server have repeated it.
+    fn excerpt(&self, body: &str) -> String {
+        const MOST: usize = 300;
+        let body = match &self.asked.token {
+            Some(token) => body.replace(token.expose(), "<token>"),
+            None => body.to_owned(),
+        };
+        let mut line: String = body
+            .trim()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(MOST)
+            .collect();
+        if body.trim().chars().nth(MOST).is_some() {
+            line.push('…');
+        }
+        line
+    }
+}
+
+impl Asked {
+    fn place(&self) -> String {
+        format!("{} {}", self.method, self.target.path())
+    }
+}

@@ -1,0 +1,328 @@
+//! Reads of what the servers hold: catalog, health and keys, with blocking.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::super::state::catalog::Instance;
+use super::super::state::kv::{self, Kv};
+use super::super::state::model::{Node, PASSING};
+use super::super::state::{Identity, Replica, tags_by_service};
+use super::filter::Filter;
+use super::reply::{self, Layout, Reply};
+use super::views::{CheckView, HealthView, NodeServiceView, NodeView, ServiceNodeView};
+
+/// A read with everything that decides its answer.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) what: What,
+    pub(super) narrow: Narrow,
+    pub(super) filter: Option<Filter>,
+    pub(super) layout: Layout,
+    /// KV answers say no consistency, and their errors no index.
+    pub(super) is_kv: bool,
+    pub(super) cacheable: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    Nodes,
+    Services,
+    Service { name: String, kind: Kind },
+    NodeMap { node: String },
+    NodeList { node: String },
+    HealthNode { node: String },
+    HealthChecks { name: String },
+    HealthService { name: String, kind: Kind },
+    HealthState { state: String },
+    Key { key: String, raw: bool },
+    Prefix { prefix: String },
+    Keys { prefix: String, separator: String },
+}
+
+/// Whether a service is looked for by its name or by whom its proxies serve.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Plain,
+    Connect,
+}
+
+/// What leaves instances, nodes or checks out of an answer.
+#[derive(Debug, Default)]
+pub(super) struct Narrow {
+    pub(super) tags: Vec<String>,
+    pub(super) passing: bool,
+    pub(super) node_meta: Vec<(String, String)>,
+}
+
+impl Narrow {
+    fn allows(&self, instance: &Instance<'_>) -> bool {
+        let has_tag = |wanted: &String| {
+            instance
+                .service
+                .tags
+                .iter()
+                .any(|tag| tag.to_lowercase() == *wanted)
+        };
+        self.tags.iter().all(has_tag)
+            && self.allows_node(instance.node)
+            && !(self.passing && instance.checks().any(|check| check.status != PASSING))
+    }
+
+    fn by_node(&self) -> bool {
+        !self.node_meta.is_empty()
+    }
+
+    fn allows_node(&self, node: &Node) -> bool {
+        self.node_meta.iter().all(|(key, value)| {
+            node.meta
+                .as_ref()
+                .and_then(|meta| meta.get(key))
+                .is_some_and(|known| known == value)
+        })
+    }
+}
+
+impl Read {
+    /// The index of the answer as of `now`.
+    pub(super) fn index(&self, replica: &Replica, now: Instant) -> u64 {
+        let (catalog, kv) = (&replica.catalog, &replica.kv);
+        let index = match &self.what {
+            What::Nodes => catalog.nodes_index(),
+            // Whether a node has some metadata is asked of another table.
+            What::Services if self.narrow.by_node() => {
+                catalog.services_index().max(catalog.nodes_index())
+            }
+            What::Services => catalog.services_index(),
+            What::Service { name, kind } => {
+                catalog.service_index(name, replica.exists(name, *kind), false)
+            }
+            What::HealthService { name, kind } => {
+                catalog.service_index(name, replica.exists(name, *kind), true)
+            }
+            What::NodeMap { node } | What::NodeList { node } => {
+                if catalog.node(node).is_some() {
+                    catalog.nodes_index().max(catalog.services_index())
+                } else {
+                    0
+                }
+            }
+            What::HealthNode { .. } | What::HealthChecks { .. } | What::HealthState { .. } => {
+                catalog.checks_index()
+            }
+            What::Key { key, .. } => kv.key_index(key),
+            What::Prefix { prefix } | What::Keys { prefix, .. } => kv.prefix_index(prefix, now),
+        };
+        // A client that was told zero would never block.
+        index.max(1)
+    }
+
+    pub(super) fn body(&self, replica: &Replica, identity: &Identity) -> Reply {
+        let (catalog, dc) = (&replica.catalog, identity.datacenter.as_str());
+        match &self.what {
+            What::Nodes => {
+                let nodes = catalog
+                    .nodes()
+                    .filter(|node| self.narrow.allows_node(node))
+                    .map(|node| NodeView::new(node, dc));
+                self.list(nodes)
+            }
+            What::Services => {
+                let instances = catalog
+                    .all_instances()
+                    .filter(|instance| self.narrow.allows_node(instance.node));
+                reply::json(&tags_by_service(instances), self.layout)
+            }
+            What::Service { name, kind } => {
+                let found = replica
+                    .find(name, *kind)
+                    .filter(|instance| self.narrow.allows(instance))
+                    .map(|instance| ServiceNodeView::new(instance, dc));
+                self.list(found)
+            }
+            What::HealthService { name, kind } => {
+                let found = replica
+                    .find(name, *kind)
+                    .filter(|instance| self.narrow.allows(instance))
+                    .map(|instance| HealthView::new(instance, dc));
+                self.list(found)
+            }
+            What::NodeMap { node } => {
+                let Some(found) = catalog.node(node) else {
+                    return reply::json(&Value::Null, self.layout);
+                };
+                let services: BTreeMap<&str, NodeServiceView<'_>> = catalog
+                    .node_services(node)
+                    .map(|service| (service.id.as_str(), NodeServiceView::new(service)))
+                    .filter(|(_, service)| self.allows(service))
+                    .collect();
+                reply::json(
+                    &NodeAndServices {
+                        node: Some(NodeView::new(found, dc)),
+                        services: Some(services),
+                    },
+                    self.layout,
+                )
+            }
+            What::NodeList { node } => {
+                let found = catalog.node(node);
+                let services: Vec<NodeServiceView<'_>> = catalog
+                    .node_services(node)
+                    .map(|service| NodeServiceView::new(service))
+                    .filter(|service| self.allows(service))
+                    .collect();
+                reply::json(
+                    &NodeAndServices {
+                        node: found.map(|node| NodeView::new(node, dc)),
+                        services: found.is_some().then_some(services),
+                    },
+                    self.layout,
+                )
+            }
+            What::HealthNode { node } => {
+                self.list(catalog.node_checks(node).map(|check| CheckView::new(check)))
+            }
+            What::HealthChecks { name } => {
+                let mut checks: Vec<_> = catalog
+                    .instances(name)
+                    .filter(|instance| self.narrow.allows_node(instance.node))
+                    .flat_map(|instance| instance.own_checks())
+                    .collect();
+                checks.sort_by(|one, other| (&one.node, &one.id).cmp(&(&other.node, &other.id)));
+                self.list(checks.into_iter().map(|check| CheckView::new(check)))
+            }
+            What::HealthState { state } => {
+                let checks = catalog
+                    .all_checks()
+                    .filter(|check| state == "any" || check.status == state.as_str())
+                    .filter(|check| {
+                        self.narrow.node_meta.is_empty()
+                            || catalog
+                                .node(&check.node)
+                                .is_some_and(|node| self.narrow.allows_node(node))
+                    });
+                self.list(checks.map(|check| CheckView::new(check)))
+            }
+            What::Key { key, raw } => match replica.kv.entry(key) {
+                None => reply::empty(StatusCode::NOT_FOUND),
+                Some(entry) if *raw => raw_value(entry.value.clone()),
+                Some(entry) => reply::json(&[KeyView::new(key, entry)], self.layout),
+            },
+            What::Prefix { prefix } => {
+                let found: Vec<KeyView<'_>> = replica
+                    .kv
+                    .list(prefix)
+                    .map(|(key, entry)| KeyView::new(key, entry))
+                    .collect();
+                if found.is_empty() {
+                    reply::empty(StatusCode::NOT_FOUND)
+                } else {
+                    reply::json(&found, self.layout)
+                }
+            }
+            What::Keys { prefix, separator } => {
+                let keys = keys(&replica.kv, prefix, separator);
+                // At the root an empty list is an answer, further down it is none.
+                if keys.is_empty() && !prefix.is_empty() {
+                    reply::empty(StatusCode::NOT_FOUND)
+                } else {
+                    reply::json(&keys, self.layout)
+                }
+            }
+        }
+    }
+
+    fn list<T: Serialize>(&self, items: impl Iterator<Item = T>) -> Reply {
+        let items: Vec<T> = items.filter(|item| self.allows(item)).collect();
+        reply::json(&items, self.layout)
+    }
+
+    fn allows<T: Serialize>(&self, item: &T) -> bool {
+        self.filter
+            .as_ref()
+            .is_none_or(|filter| filter.allows(item))
+    }
+}
+
+impl Replica {
+    fn exists(&self, name: &str, kind: Kind) -> bool {
+        self.find(name, kind).next().is_some()
+    }
+
+    fn find(&self, name: &str, kind: Kind) -> impl Iterator<Item = Instance<'_>> {
+        match kind {
+            Kind::Plain => self.catalog.instances(name),
+            Kind::Connect => self.catalog.connect_instances(name),
+        }
+    }
+}
+
+/// The keys under a prefix; with a separator each is cut after the first one that follows.
+fn keys<'a>(kv: &'a Kv, prefix: &'a str, separator: &str) -> Vec<&'a str> {
+    let found = kv.list(prefix).map(|(key, _)| key.as_str());
+    if separator.is_empty() {
+        return found.collect();
+    }
+    let cut = |key: &'a str| {
+        let rest = key.strip_prefix(prefix).unwrap_or_default();
+        let kept = rest
+            .find(separator)
+            .map_or(key.len(), |at| prefix.len() + at + separator.len());
+        key.get(..kept).unwrap_or(key)
+    };
+    found
+        .map(cut)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+fn raw_value(value: Bytes) -> Reply {
+    let mut reply = reply::empty(StatusCode::OK);
+    *reply.body_mut() = value;
+    reply
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    // A browser must not take a stored value for a page of Consul's own.
+    reply::set(&mut reply, "content-security-policy", "sandbox");
+    reply::set(&mut reply, "x-content-type-options", "nosniff");
+    reply
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeAndServices<'a, S> {
+    node: Option<NodeView<'a>>,
+    services: Option<S>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct KeyView<'a> {
+    lock_index: u64,
+    key: &'a str,
+    flags: u64,
+    value: Option<String>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl<'a> KeyView<'a> {
+    fn new(key: &'a str, entry: &kv::Entry) -> Self {
+        Self {
+            lock_index: 0,
+            key,
+            flags: entry.flags,
+            value: (!entry.value.is_empty()).then(|| STANDARD.encode(&entry.value)),
+            create_index: entry.created,
+            modify_index: entry.modified,
+        }
+    }
+}

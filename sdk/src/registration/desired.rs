@@ -1,0 +1,225 @@
+//! What the agent is to know.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::api::agent::ServiceDefinition;
+use crate::api::health::Status;
+use crate::error::{Error, Result};
+use crate::ident::ServiceId;
+use crate::proto::heartbeat::Heartbeat;
+
+/// What the agent is to know about the service.
+#[derive(Clone, Debug)]
+pub(super) struct Desired {
+    pub(super) id: ServiceId,
+    pub(super) definition: ServiceDefinition,
+    /// What was said by the caller; what the definition says otherwise.
+    pub(super) status: Option<Status>,
+    pub(super) output: Arc<str>,
+    /// Why it is out of rotation, if it is.
+    pub(super) maintenance: Option<Arc<str>>,
+    /// Counts the changes of the definition.
+    pub(super) version: u64,
+}
+
+/// What the agent has before a registration.
+#[derive(Debug)]
+pub(super) enum Present {
+    /// Not the service, as far as it says.
+    Nothing,
+    Service {
+        /// Why it is out of rotation, if it is: an operator may have switched that on or off.
+        maintenance: Option<Arc<str>>,
+    },
+}
+
+/// The heartbeats of one check.
+#[derive(Clone, Debug)]
+pub(super) struct Beat {
+    pub(super) check: Arc<str>,
+    pub(super) rhythm: Heartbeat,
+    /// What the definition says, unless the caller has said something.
+    initial: Status,
+}
+
+impl Beat {
+    /// Whether it is the same check with the same TTL.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.check == other.check && self.rhythm.ttl() == other.rhythm.ttl()
+    }
+}
+
+impl Desired {
+    pub(super) fn new(definition: ServiceDefinition, draw: u32) -> Result<Self> {
+        let definition = match definition.explicit_id() {
+            Some(_) => definition,
+            None => {
+                let id = default_id(&definition, draw);
+                definition.id(id)
+            }
+        };
+        definition.validate()?;
+        Ok(Self {
+            id: definition.effective_id()?,
+            definition,
+            status: None,
+            output: ALIVE.into(),
+            maintenance: None,
+            version: 0,
+        })
+    }
+
+    /// Takes over a changed definition.
+    pub(super) fn change(&mut self, definition: ServiceDefinition) -> Result<()> {
+        definition.validate()?;
+        if definition.effective_id()? != self.id {
+            return Err(Error::invalid(format!(
+                "service {:?}: its ID must stay; register another one for another ID",
+                &*self.id
+            )));
+        }
+        self.definition = definition;
+        self.version += 1;
+        Ok(())
+    }
+
+    /// The heartbeats that the definition asks for, all due at once.
+    pub(super) fn beats(&self, now: Instant) -> Vec<Beat> {
+        let checks = self.definition.checks_by_id();
+        let beats = checks.filter_map(|(check, definition)| {
+            let ttl = definition.ttl_of()?;
+            Some(Beat {
+                check,
+                rhythm: Heartbeat::new(ttl, now),
+                initial: definition.initial_status().unwrap_or(Status::Passing),
+            })
+        });
+        beats.collect()
+    }
+
+    /// What is registered with an agent that has this already.
+    pub(super) fn body(&self, present: Present) -> ServiceDefinition {
+        let maintenance = match present {
+            Present::Nothing => self.maintenance.clone(),
+            Present::Service { maintenance } => maintenance,
+        };
+        self.definition.prepared(
+            &self.id,
+            |check| {
+                self.status
+                    .or_else(|| check.initial_status())
+                    .unwrap_or(Status::Passing)
+            },
+            maintenance.as_deref(),
+        )
+    }
+
+    /// What a heartbeat of this check says.
+    pub(super) fn status_of(&self, beat: &Beat) -> Status {
+        self.status.unwrap_or(beat.initial)
+    }
+}
+
+/// What heartbeats say as long as nobody says something else.
+///
+/// It never changes: an output that does costs a write and wakes every watcher of the service.
+const ALIVE: &str = "alive";
+
+/// Found again after a restart if it can be, and never that of another instance on the agent.
+fn default_id(definition: &ServiceDefinition, draw: u32) -> String {
+    let name = definition.service_name();
+    match (definition.service_address(), definition.service_port()) {
+        (Some(address), Some(port)) => format!("{name}-{address}-{port}"),
+        (None, Some(port)) => format!("{name}-{port}"),
+        (_, None) => format!("{name}-{draw:08x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::api::agent::CheckDefinition;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn id(definition: ServiceDefinition) -> String {
+        (*Desired::new(definition, 0xab).unwrap().id).to_owned()
+    }
+
+    #[test]
+    fn an_id_is_made_of_what_tells_instances_on_one_agent_apart() {
+        let web = || ServiceDefinition::new("web");
+        assert_eq!(id(web().id("own").port(80)), "own");
+        assert_eq!(id(web().port(80)), "web-80");
+        assert_eq!(id(web().address("10.0.0.1").port(80)), "web-10.0.0.1-80");
+        assert_eq!(id(web()), "web-000000ab");
+    }
+
+    #[test]
+    fn ttl_checks_pass_from_the_start_unless_the_definition_says_otherwise() {
+        let service = ServiceDefinition::new("web")
+            .port(80)
+            .check(CheckDefinition::ttl(TTL))
+            .check(CheckDefinition::ttl(TTL).status(Status::Critical))
+            .check(CheckDefinition::tcp("127.0.0.1:80", TTL));
+        let mut desired = Desired::new(service, 0).unwrap();
+        let said = |desired: &Desired| -> Vec<Status> {
+            let beats = desired.beats(Instant::now());
+            beats.iter().map(|beat| desired.status_of(beat)).collect()
+        };
+        assert_eq!(said(&desired), [Status::Passing, Status::Critical]);
+        desired.status = Some(Status::Warning);
+        assert_eq!(said(&desired), [Status::Warning, Status::Warning]);
+
+        let body = serde_json::to_value(desired.body(Present::Nothing)).unwrap();
+        let checks = body["Checks"].as_array().unwrap();
+        assert_eq!(checks[0]["CheckID"], "service:web-80:1");
+        assert_eq!(checks[0]["Status"], "warning");
+        assert_eq!(checks[2]["CheckID"], "service:web-80:3");
+        assert!(checks[2].get("Status").is_none());
+    }
+
+    #[test]
+    fn maintenance_is_part_of_what_is_registered_and_does_not_rename_the_check() {
+        let service = ServiceDefinition::new("web")
+            .id("w")
+            .check(CheckDefinition::ttl(TTL));
+        let mut desired = Desired::new(service, 0).unwrap();
+        desired.maintenance = Some("moving".into());
+        let checks = |present| {
+            let body = serde_json::to_value(desired.body(present)).unwrap();
+            let checks = body["Checks"].as_array().unwrap().clone();
+            let text =
+                |check: &serde_json::Value, key: &str| check[key].as_str().map(str::to_owned);
+            let all = checks.iter();
+            all.map(|check| (text(check, "CheckID").unwrap(), text(check, "Notes")))
+                .collect::<Vec<_>>()
+        };
+        let service = |why: Option<&str>| Present::Service {
+            maintenance: why.map(Arc::from),
+        };
+        let own = ("service:w".to_owned(), None);
+        let maintenance = |why: &str| ("_service_maintenance:w".to_owned(), Some(why.to_owned()));
+        assert_eq!(
+            checks(Present::Nothing),
+            [own.clone(), maintenance("moving")]
+        );
+        // What the agent knows counts, also if an operator switched it.
+        assert_eq!(checks(service(None)), std::slice::from_ref(&own));
+        assert_eq!(checks(service(Some("disk"))), [own, maintenance("disk")]);
+    }
+
+    #[test]
+    fn a_changed_definition_keeps_its_id() {
+        let mut desired = Desired::new(ServiceDefinition::new("web").port(80), 0).unwrap();
+        let other = desired.definition.clone().id("other");
+        assert!(desired.change(other).unwrap_err().is_invalid());
+        let moved = desired.definition.clone().port(81);
+        desired.change(moved).unwrap();
+        assert_eq!((&*desired.id, desired.version), ("web-80", 1));
+    }
+}

@@ -1,0 +1,349 @@
+//! The task behind a registration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+mod outcomes;
+
+use super::State;
+use super::desired::{Beat, Desired};
+use super::work::{self, Beaten, Registered, Slot, ToBeat};
+use crate::api::agent::{AgentService, ServiceDefinition};
+use crate::api::health::Status;
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::ident::Token;
+use crate::proto::backoff::Backoff;
+use crate::proto::pace::Pace;
+use crate::task::StopSignal;
+
+/// What the guard asks of its keeper.
+pub(super) enum Command {
+    Say(Status, Arc<str>, Reply),
+    Update(Change, Reply),
+    Maintain(Option<Arc<str>>, Reply),
+}
+
+pub(super) type Change = Box<dyn FnOnce(ServiceDefinition) -> ServiceDefinition + Send>;
+pub(super) type Reply = oneshot::Sender<Result<()>>;
+
+/// Keeps one service registered.
+///
+/// It is one loop over three requests at most: one that changes the registration, one batch of
+/// heartbeats, and one long poll on the agent's own copy of the service. None waits for another.
+pub(super) struct Keeper {
+    client: Client,
+    desired: Desired,
+    /// The last definition that the agent took.
+    accepted: Option<ServiceDefinition>,
+    /// Who the agent knows the registration from.
+    token: Option<Token>,
+    beats: Vec<Beat>,
+    /// Counts what the caller said about the status.
+    said: u64,
+    hash: Option<Arc<str>>,
+
+    changing: Slot<Changed>,
+    beating: Slot<Beaten>,
+    looking: Slot<Result<Option<AgentService>>>,
+
+    register_at: Option<Instant>,
+    look_at: Instant,
+    token_at: Instant,
+    calm_at: Option<Instant>,
+
+    retry: Backoff,
+    reassert: Backoff,
+    look_again: Backoff,
+    look_pace: Pace,
+    register_pace: Pace,
+
+    trouble: Trouble,
+    state: watch::Sender<State>,
+    waiting: Waiting,
+}
+
+/// What a change of the registration came to.
+enum Changed {
+    Registered(Registered),
+    Maintained(Result<()>, Option<Arc<str>>, Reply),
+}
+
+/// What is wrong now, by where it was noticed.
+#[derive(Default)]
+struct Trouble {
+    register: Option<Error>,
+    beat: Option<Error>,
+    look: Option<Error>,
+}
+
+/// Callers that wait for something to be told.
+#[derive(Default)]
+struct Waiting {
+    updates: Vec<(u64, Reply)>,
+    says: Vec<(u64, Reply)>,
+    maintenance: Vec<(Option<Arc<str>>, Reply)>,
+}
+
+/// How often the token is compared, and while it is refused.
+const TOKEN: Duration = Duration::from_secs(5);
+const TOKEN_DENIED: Duration = Duration::from_secs(1);
+
+/// How long a goodbye waits for a registration that is on its way.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long nobody else must have touched the service until it no longer counts as contested.
+const CALM: Duration = Duration::from_secs(10);
+
+impl Keeper {
+    pub(super) fn new(client: Client, desired: Desired, state: watch::Sender<State>) -> Self {
+        let now = Instant::now();
+        Self {
+            beats: desired.beats(now),
+            client,
+            desired,
+            accepted: None,
+            token: None,
+            said: 0,
+            hash: None,
+            changing: Slot::empty(),
+            beating: Slot::empty(),
+            looking: Slot::empty(),
+            register_at: None,
+            look_at: now,
+            token_at: now + TOKEN,
+            calm_at: None,
+            retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
+            reassert: Backoff::new(Duration::from_secs(2), Duration::from_secs(60)),
+            look_again: Backoff::new(Duration::from_millis(40), Duration::from_millis(500)),
+            look_pace: Pace::new(20, Duration::from_millis(500)),
+            register_pace: Pace::new(5, Duration::from_secs(2)),
+            trouble: Trouble::default(),
+            state,
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// Registers, reports, keeps the registration up until it is told to stop, and deregisters.
+    pub(super) async fn run(
+        mut self,
+        mut stop: StopSignal,
+        mut commands: mpsc::Receiver<Command>,
+        ready: oneshot::Sender<Result<()>>,
+    ) -> Result<()> {
+        let first = until_stopped(&mut stop, self.establish()).await;
+        let haunted = match first {
+            // Nobody waits for it any more.
+            First::Stopped { done } => !done,
+            First::Done(Err(err)) => {
+                // What never reached the agent, or was refused by it, leaves nothing behind.
+                let reached = err.is_transient() && !err.is_connect();
+                ready.send(Err(err.clone())).ok();
+                if self.accepted.is_none() && !reached {
+                    self.state.send_replace(State::Closed);
+                    return Err(err);
+                }
+                true
+            }
+            First::Done(Ok(())) => {
+                ready.send(Ok(())).ok();
+                self.keep(&mut stop, &mut commands).await;
+                // What is on its way may arrive after the goodbye, if it is not waited for.
+                !self.changing.is_empty()
+                    && tokio::time::timeout(PATIENCE, self.changing.done())
+                        .await
+                        .is_err()
+            }
+        };
+        self.looking.clear();
+        self.beating.clear();
+        self.changing.clear();
+        let outcome = work::goodbye(self.client.clone(), self.desired.id.clone(), haunted).await;
+        match &outcome {
+            Ok(()) => tracing::info!(service = %self.desired.id, "service deregistered"),
+            Err(err) => {
+                tracing::warn!(service = %self.desired.id, error = %err, "service not deregistered");
+            }
+        }
+        self.state.send_replace(State::Closed);
+        outcome
+    }
+
+    /// The first registration and the first heartbeats: then the service is what it says.
+    async fn establish(&mut self) -> Result<()> {
+        let registered = work::register(self.client.clone(), self.desired.clone()).await;
+        registered.result?;
+        self.accepted = Some(self.desired.definition.clone());
+        self.token = registered.token;
+        // A check of an earlier incarnation keeps its status when it is registered again.
+        let all = self.to_beat(|_| true);
+        let beaten = work::beat(self.client.clone(), self.said, all).await;
+        for (check, sent, result) in beaten.all {
+            result?;
+            self.rhythm(&check, |rhythm| rhythm.taken(sent, rand::random()));
+        }
+        tracing::info!(service = %self.desired.id, "service registered");
+        self.state.send_replace(State::Registered);
+        Ok(())
+    }
+
+    async fn keep(&mut self, stop: &mut StopSignal, commands: &mut mpsc::Receiver<Command>) {
+        loop {
+            let now = Instant::now();
+            self.start_what_is_due(now);
+            self.publish(now);
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                _ = stop.recv() => return,
+                Some(command) = commands.recv() => self.command(command),
+                done = self.changing.done() => self.changed(done),
+                done = self.beating.done() => self.beaten(done),
+                seen = self.looking.done() => self.seen(seen),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// When something is due although nothing happens.
+    fn wake(&self) -> Instant {
+        let mut wake = self.token_at;
+        let mut by = |at: Instant| wake = wake.min(at);
+        if self.changing.is_empty() {
+            self.register_at.into_iter().for_each(&mut by);
+        }
+        if self.beating.is_empty() {
+            self.beats.iter().for_each(|beat| by(beat.rhythm.due()));
+        }
+        if self.looking.is_empty() {
+            by(self.look_at);
+        }
+        self.calm_at.into_iter().for_each(&mut by);
+        wake
+    }
+
+    fn start_what_is_due(&mut self, now: Instant) {
+        if self.token_at <= now {
+            let denied = matches!(*self.state.borrow(), State::Denied { .. });
+            self.token_at = now + if denied { TOKEN_DENIED } else { TOKEN };
+            // The agent keeps the token of the registration for its own talk to the servers; when
+            // that dies, the service dies with it, even if the heartbeats have a new one.
+            if self.client.current_token() != self.token {
+                self.register_at = Some(now);
+            }
+        }
+        if self.calm_at.is_some_and(|at| at <= now) {
+            self.calm_at = None;
+        }
+        if self.changing.is_empty() {
+            if let Some((reason, reply)) = self.waiting.maintenance.pop() {
+                let former = std::mem::replace(&mut self.desired.maintenance, reason.clone());
+                let id = self.desired.id.clone();
+                let maintain = work::maintain(self.client.clone(), id, reason);
+                self.changing
+                    .start(async move { Changed::Maintained(maintain.await, former, reply) });
+            } else if self.register_at.is_some_and(|at| at <= now) {
+                self.register_at = None;
+                let register = work::register(self.client.clone(), self.desired.clone());
+                self.changing
+                    .start(async move { Changed::Registered(register.await) });
+            }
+        }
+        if self.beating.is_empty() {
+            let due = self.to_beat(|beat| beat.rhythm.due() <= now);
+            if !due.is_empty() {
+                self.beating
+                    .start(work::beat(self.client.clone(), self.said, due));
+            }
+        }
+        if self.looking.is_empty() && self.look_at <= now {
+            let id = self.desired.id.clone();
+            self.looking
+                .start(work::look(self.client.clone(), id, self.hash.clone()));
+        }
+    }
+
+    fn to_beat(&self, which: impl Fn(&Beat) -> bool) -> Vec<ToBeat> {
+        let due = self.beats.iter().filter(|beat| which(beat));
+        due.map(|beat| ToBeat {
+            check: Arc::clone(&beat.check),
+            status: self.desired.status_of(beat),
+            output: Arc::clone(&self.desired.output),
+            patience: beat.rhythm.patience(),
+        })
+        .collect()
+    }
+
+    fn rhythm(
+        &mut self,
+        check: &str,
+        change: impl FnOnce(&mut crate::proto::heartbeat::Heartbeat),
+    ) {
+        if let Some(beat) = self.beats.iter_mut().find(|beat| *beat.check == *check) {
+            change(&mut beat.rhythm);
+        }
+    }
+
+    fn hurry(&mut self, now: Instant) {
+        for beat in &mut self.beats {
+            beat.rhythm.hurry(now);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Say(status, output, reply) => {
+                if self.beats.is_empty() {
+                    let id = &*self.desired.id;
+                    let err = Error::invalid(format!(
+                        "service {id:?}: has no TTL check whose status could be set"
+                    ));
+                    reply.send(Err(err)).ok();
+                    return;
+                }
+                self.desired.status = Some(status);
+                self.desired.output = output;
+                self.said += 1;
+                self.waiting.says.push((self.said, reply));
+                self.hurry(now);
+            }
+            Command::Update(change, reply) => {
+                let definition = change(self.desired.definition.clone());
+                if let Err(err) = self.desired.change(definition) {
+                    reply.send(Err(err)).ok();
+                    return;
+                }
+                self.waiting.updates.push((self.desired.version, reply));
+                self.register_at = Some(now);
+            }
+            Command::Maintain(reason, reply) => {
+                self.waiting.maintenance.insert(0, (reason, reply));
+            }
+        }
+    }
+}
+
+/// What the first registration came to.
+enum First {
+    Done(Result<()>),
+    /// The keeper was told to stop before; without `done`, a request may be on its way.
+    Stopped {
+        done: bool,
+    },
+}
+
+async fn until_stopped(stop: &mut StopSignal, work: impl Future<Output = Result<()>>) -> First {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        biased;
+        _ = stop.recv() => {
+            let last = tokio::time::timeout(PATIENCE, work).await;
+            First::Stopped { done: matches!(last, Ok(Ok(()))) }
+        }
+        outcome = &mut work => First::Done(outcome),
+    }
+}

@@ -1,0 +1,260 @@
+//! What follows from what the agent answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{CALM, Changed, Keeper};
+use crate::api::agent::AgentService;
+use crate::error::{Error, ErrorKind, Result};
+use crate::registration::State;
+use crate::registration::work::{Beaten, Registered};
+
+impl Keeper {
+    pub(super) fn changed(&mut self, changed: Changed) {
+        match changed {
+            Changed::Registered(registered) => self.registered(registered),
+            Changed::Maintained(result, former, reply) => {
+                if let Err(err) = &result {
+                    if err.kind() == ErrorKind::UnknownService {
+                        // It stays asked for, as a part of the registration.
+                        self.forgotten(err.clone());
+                    } else {
+                        self.desired.maintenance = former;
+                    }
+                }
+                reply.send(result).ok();
+            }
+        }
+    }
+
+    fn registered(&mut self, registered: Registered) {
+        let now = Instant::now();
+        let Registered {
+            version,
+            token,
+            result,
+        } = registered;
+        match &result {
+            Ok(()) => {
+                self.trouble.register = None;
+                self.retry.reset();
+                self.token = token;
+                if version == self.desired.version {
+                    self.accept(now);
+                } else {
+                    self.register_at = Some(now);
+                }
+                // What the agent has now is compared, and its status told again: a check that
+                // existed has kept its own.
+                self.hurry(now);
+                self.look_from_scratch(now);
+            }
+            Err(err) if is_final(err) && self.roll_back(version) => {}
+            Err(err) => {
+                self.trouble.register = Some(err.clone());
+                self.register_at = Some(now + self.retry.next(rand::random()));
+                self.token = token;
+            }
+        }
+        let waiting = std::mem::take(&mut self.waiting.updates);
+        for (wanted, reply) in waiting {
+            if wanted <= version {
+                reply.send(result.clone()).ok();
+            } else {
+                self.waiting.updates.push((wanted, reply));
+            }
+        }
+    }
+
+    /// The agent took the definition.
+    fn accept(&mut self, now: Instant) {
+        let definition = &self.desired.definition;
+        if self.accepted.as_ref() != Some(definition) {
+            self.accepted = Some(definition.clone());
+            let mut beats = self.desired.beats(now);
+            for beat in &mut beats {
+                let known = self.beats.iter().find(|known| known.is_like(beat));
+                if let Some(known) = known {
+                    beat.rhythm = known.rhythm.clone();
+                }
+            }
+            self.beats = beats;
+            self.trouble.beat = None;
+            if self.beats.is_empty() {
+                for (_, reply) in self.waiting.says.drain(..) {
+                    reply.send(Ok(())).ok();
+                }
+            }
+        }
+    }
+
+    /// Goes back to what the agent took before, if a change is what it refuses.
+    fn roll_back(&mut self, version: u64) -> bool {
+        match &self.accepted {
+            Some(accepted) if *accepted != self.desired.definition => {
+                if version == self.desired.version {
+                    self.desired.definition = accepted.clone();
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn beaten(&mut self, beaten: Beaten) {
+        let now = Instant::now();
+        let mut worst = None;
+        let mut forgotten = None;
+        for (check, sent, result) in beaten.all {
+            match result {
+                Ok(()) => self.rhythm(&check, |rhythm| rhythm.taken(sent, rand::random())),
+                Err(err) => {
+                    self.rhythm(&check, |rhythm| rhythm.failed(now, rand::random()));
+                    if err.kind() == ErrorKind::UnknownCheck {
+                        forgotten = Some(err.clone());
+                    }
+                    worst = Some(err);
+                }
+            }
+        }
+        if self.said > beaten.said {
+            self.hurry(now);
+        }
+        let waiting = std::mem::take(&mut self.waiting.says);
+        for (said, reply) in waiting {
+            // After an unknown check all is told again at once.
+            if said > beaten.said || forgotten.is_some() {
+                self.waiting.says.push((said, reply));
+            } else {
+                let result = worst.as_ref().map_or(Ok(()), |err| Err(err.clone()));
+                reply.send(result).ok();
+            }
+        }
+        if let Some(err) = forgotten {
+            self.forgotten(err);
+        }
+        if worst.is_none() && self.trouble.beat.is_some() {
+            // The agent is back: look at once at what it remembers, on a fresh connection.
+            self.look_from_scratch(now);
+        }
+        self.trouble.beat = worst;
+    }
+
+    pub(super) fn seen(&mut self, seen: Result<Option<AgentService>>) {
+        let now = Instant::now();
+        match seen {
+            Ok(Some(service)) => {
+                self.trouble.look = None;
+                self.look_again.reset();
+                self.hash = service.content_hash().map(Arc::from);
+                // Each answer is news or comes after a minute, unless something is in between that
+                // does not wait.
+                self.look_at = self.look_pace.take(now);
+                let settled = self.changing.is_empty() && self.register_at.is_none();
+                if settled && !self.desired.definition.describes(&service) {
+                    self.contested(now);
+                }
+            }
+            Ok(None) => {
+                self.look_again.reset();
+                self.hash = None;
+                self.look_at = self.look_pace.take(now);
+                let id = &*self.desired.id;
+                let gone = format!("service {id:?}: the agent has forgotten it");
+                self.forgotten(Error::new(ErrorKind::UnknownService).context(gone));
+            }
+            Err(err) => {
+                self.hash = None;
+                let pause = match err.kind() {
+                    // Reading needs a right of its own, which a registration can do without.
+                    ErrorKind::PermissionDenied | ErrorKind::UnknownToken => {
+                        Duration::from_secs(10)
+                    }
+                    ErrorKind::RateLimited => Duration::from_secs(5),
+                    _ => self.look_again.next(rand::random()),
+                };
+                self.look_at = now + pause;
+                self.trouble.look = Some(err);
+            }
+        }
+    }
+
+    fn look_from_scratch(&mut self, now: Instant) {
+        self.looking.clear();
+        self.hash = None;
+        self.look_at = now;
+    }
+
+    /// The agent does not know what it was told: tell it again, at once unless that is what just
+    /// happened.
+    fn forgotten(&mut self, err: Error) {
+        if !self.changing.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if self.trouble.register.is_none() {
+            tracing::info!(service = %self.desired.id, reason = %err, "registering again");
+        }
+        self.trouble.register = Some(err);
+        if self.register_at.is_none() {
+            self.register_at = Some(self.register_pace.take(now));
+        }
+    }
+
+    /// Somebody else has registered our ID.
+    fn contested(&mut self, now: Instant) {
+        if self.calm_at.is_none() {
+            self.reassert.reset();
+            self.register_at = Some(now);
+        } else {
+            self.register_at = Some(now + self.reassert.next(rand::random()));
+        }
+        let at = self.register_at.unwrap_or(now);
+        self.calm_at = Some(at + CALM);
+        tracing::warn!(service = %self.desired.id, "someone else has registered this ID on the agent");
+    }
+
+    pub(super) fn publish(&self, now: Instant) {
+        let trouble = &self.trouble;
+        // Without heartbeats, looking is how an agent out of reach is noticed.
+        let look = trouble.look.as_ref();
+        let look = look.filter(|err| self.beats.is_empty() && !err.is_permission_denied());
+        let error = trouble.register.as_ref().or(trouble.beat.as_ref()).or(look);
+        let state = match error {
+            Some(error) if error.is_permission_denied() => State::Denied {
+                error: error.clone(),
+            },
+            _ if self.calm_at.is_some_and(|at| at > now) => State::Contested,
+            Some(error) => State::Healing {
+                error: error.clone(),
+            },
+            None => State::Registered,
+        };
+        self.state.send_if_modified(|former| {
+            if former.is_like(&state) {
+                return false;
+            }
+            match &state {
+                State::Registered => {
+                    tracing::info!(service = %self.desired.id, "service registered");
+                }
+                other => tracing::warn!(service = %self.desired.id, state = %other, "service not as it should be"),
+            }
+            *former = state;
+            true
+        });
+    }
+}
+
+/// Whether the same request will be refused again.
+fn is_final(err: &Error) -> bool {
+    matches!(
+        err.kind(),
+        ErrorKind::Invalid
+            | ErrorKind::Refused
+            | ErrorKind::RequestTooLarge
+            | ErrorKind::Unsupported
+    )
+}

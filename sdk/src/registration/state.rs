@@ -1,0 +1,132 @@
+//! How a registration is.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use tokio::sync::watch;
+
+use crate::error::Error;
+
+/// How a registration is, as far as this process knows.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum State {
+    /// The agent has the service as it was defined, and takes its heartbeats.
+    Registered,
+    /// The agent has forgotten the service, or is out of reach; all is being done to heal it.
+    #[non_exhaustive]
+    Healing {
+        /// What went wrong last.
+        error: Error,
+    },
+    /// Someone else has registered the same ID on the same agent with another content.
+    ///
+    /// The registration takes its place back, ever more slowly if the other one does so, too, so
+    /// that two of the same ID do not fight at full speed.
+    Contested,
+    /// The token may not register this service, or is itself unknown.
+    ///
+    /// It is tried again from time to time, and at once when the token changes.
+    #[non_exhaustive]
+    Denied {
+        /// What the agent answered.
+        error: Error,
+    },
+    /// The registration has ended.
+    Closed,
+}
+
+impl State {
+    /// Whether the agent has the service and takes its heartbeats.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        matches!(self, Self::Registered)
+    }
+
+    /// What went wrong last, if something did.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Healing { error } | Self::Denied { error } => Some(error),
+            Self::Registered | Self::Contested | Self::Closed => None,
+        }
+    }
+
+    /// Whether a reader need not be told of the difference.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+            && self.error().map(Error::kind) == other.error().map(Error::kind)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registered => f.write_str("registered"),
+            Self::Healing { error } => write!(f, "healing: {error}"),
+            Self::Contested => f.write_str("contested"),
+            Self::Denied { error } => write!(f, "denied: {error}"),
+            Self::Closed => f.write_str("closed"),
+        }
+    }
+}
+
+/// The states of a registration, from the present one on: a stream that ends with it.
+///
+/// A slow reader misses states in between, but never the last one. Starts no task.
+#[must_use = "a stream does nothing until it is read"]
+pub struct States {
+    next: Next,
+}
+
+type Next = Pin<Box<dyn Future<Output = Option<(State, watch::Receiver<State>)>> + Send + Sync>>;
+
+impl States {
+    pub(super) fn new(mut receiver: watch::Receiver<State>) -> Self {
+        receiver.mark_changed();
+        Self {
+            next: Box::pin(next(receiver)),
+        }
+    }
+
+    /// The next state; `None` after [`State::Closed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: the state is there at the next call.
+    pub async fn next(&mut self) -> Option<State> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+async fn next(mut receiver: watch::Receiver<State>) -> Option<(State, watch::Receiver<State>)> {
+    receiver.changed().await.ok()?;
+    let state = receiver.borrow_and_update().clone();
+    Some((state, receiver))
+}
+
+impl Stream for States {
+    type Item = State;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<State>> {
+        match self.next.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => {
+                self.next = Box::pin(std::future::ready(None));
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some((state, receiver))) => {
+                self.next = Box::pin(next(receiver));
+                Poll::Ready(Some(state))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for States {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("States").finish_non_exhaustive()
+    }
+}

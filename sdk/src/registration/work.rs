@@ -1,0 +1,193 @@
+//! The requests of a registration, each with what it came to.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::desired::{Desired, Present};
+use crate::api::Answer;
+use crate::api::agent::AgentService;
+use crate::api::health::Status;
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ident::{ServiceId, Token};
+
+/// A request on its way; none while the place is empty.
+pub(super) struct Slot<T>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T> Slot<T> {
+    pub(super) fn empty() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn start(&mut self, request: impl Future<Output = T> + Send + 'static) {
+        self.0 = Some(Box::pin(request));
+    }
+
+    /// Drops the request.
+    pub(super) fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// What the request came to; pending for ever while there is none.
+    ///
+    /// Cancel safe: the request goes on at the next call.
+    pub(super) async fn done(&mut self) -> T {
+        match &mut self.0 {
+            None => std::future::pending().await,
+            Some(request) => {
+                let outcome = request.as_mut().await;
+                self.0 = None;
+                outcome
+            }
+        }
+    }
+}
+
+/// A registration that was tried.
+#[derive(Debug)]
+pub(super) struct Registered {
+    /// Which version of the definition.
+    pub(super) version: u64,
+    /// Who asked.
+    pub(super) token: Option<Token>,
+    pub(super) result: Result<()>,
+}
+
+/// Registers what is desired, without losing a maintenance that somebody else switched on.
+pub(super) async fn register(client: Client, desired: Desired) -> Registered {
+    let token = client.current_token();
+    let agent = client.agent();
+    let present = match agent
+        .health_by_id(&*desired.id)
+        .await
+        .map(Answer::into_value)
+    {
+        Ok(Some(health)) => {
+            let own = format!("_service_maintenance:{}", desired.id);
+            let mut checks = health.checks().iter();
+            let found = checks.find(|check| *check.id() == own.as_str());
+            let maintenance = found.map(|check| Arc::from(check.notes()));
+            Present::Service { maintenance }
+        }
+        // Without the right to read, what we know ourselves is all there is.
+        Ok(None) | Err(_) => Present::Nothing,
+    };
+    let body = desired.body(present);
+    let result = agent.register(&body).replace_existing_checks().await;
+    Registered {
+        version: desired.version,
+        token,
+        result,
+    }
+}
+
+/// Heartbeats that were sent together.
+#[derive(Debug)]
+pub(super) struct Beaten {
+    /// Which of the caller's statuses they told.
+    pub(super) said: u64,
+    pub(super) all: Vec<(Arc<str>, Instant, Result<()>)>,
+}
+
+/// One heartbeat to send.
+#[derive(Debug)]
+pub(super) struct ToBeat {
+    pub(super) check: Arc<str>,
+    pub(super) status: Status,
+    pub(super) output: Arc<str>,
+    pub(super) patience: Duration,
+}
+
+pub(super) async fn beat(client: Client, said: u64, beats: Vec<ToBeat>) -> Beaten {
+    let agent = client.agent();
+    let mut all = Vec::with_capacity(beats.len());
+    for beat in beats {
+        let sent = Instant::now();
+        let result = agent
+            .update_check(Arc::clone(&beat.check), beat.status, &*beat.output)
+            .timeout(beat.patience)
+            .await;
+        all.push((beat.check, sent, result));
+    }
+    Beaten { said, all }
+}
+
+/// Waits until the agent's service has another hash, or reads it if there is none to compare.
+pub(super) async fn look(
+    client: Client,
+    id: ServiceId,
+    hash: Option<Arc<str>>,
+) -> Result<Option<AgentService>> {
+    let read = client.agent().service(id.as_str());
+    let read = match hash {
+        Some(hash) => read.wait_for_change_of(hash, LOOK),
+        None => read,
+    };
+    read.await.map(Answer::into_value)
+}
+
+/// How long the agent holds a look at an unchanged service: its state is compared this often even
+/// if nothing happens.
+const LOOK: Duration = Duration::from_secs(60);
+
+pub(super) async fn maintain(
+    client: Client,
+    id: ServiceId,
+    reason: Option<Arc<str>>,
+) -> Result<()> {
+    let agent = client.agent();
+    match reason {
+        Some(reason) => agent.enable_service_maintenance(id.as_str(), reason).await,
+        None => agent.disable_service_maintenance(id.as_str()).await,
+    }
+}
+
+/// Deregisters the service, within a deadline.
+///
+/// With `haunted`, a registration may still be on its way to the agent: then it is looked for until
+/// it is surely gone.
+pub(super) async fn goodbye(client: Client, id: ServiceId, haunted: bool) -> Result<()> {
+    let agent = client.agent();
+    let deadline = Instant::now() + GOODBYE;
+    let leave = async {
+        let mut pause = Duration::from_millis(50);
+        let mut confirmations = if haunted { 4 } else { 0 };
+        loop {
+            match agent.deregister(id.as_str()).timeout(GOODBYE).await {
+                Ok(()) => {}
+                Err(err) if err.kind() == ErrorKind::UnknownService => {}
+                Err(err) if err.is_transient() => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                    continue;
+                }
+                Err(err) => return Err(err),
+            }
+            if confirmations == 0 {
+                return Ok(());
+            }
+            confirmations -= 1;
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    };
+    match tokio::time::timeout_at(deadline, leave).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::new(ErrorKind::Timeout).context(format!(
+            "service {:?}: not deregistered within {GOODBYE:?}",
+            id.as_str()
+        ))),
+    }
+}
+
+/// How long a goodbye may take.
+///
+/// An agent without a leader removes the service at once, but answers after 7 s (measured).
+const GOODBYE: Duration = Duration::from_secs(10);

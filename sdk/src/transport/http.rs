@@ -1,0 +1,160 @@
+//! The default transport: reqwest, and the only file that names it.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Response;
+use tower_service::Service;
+
+use super::{Lane, Request, Tls};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How the default transport reaches the agent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// A unix socket in place of TCP.
+    pub(crate) unix_socket: Option<PathBuf>,
+    /// The agent's host, where TLS expects another name: connections then go to this host.
+    pub(crate) host: String,
+    /// TLS settings; used where the URI's scheme is `https`.
+    pub(crate) tls: Option<Tls>,
+    /// How long a connection may take to open.
+    pub(crate) connect_timeout: Duration,
+}
+
+/// One pool of connections per lane, so that a heartbeat never waits for, or inherits the fate of,
+/// a connection that a blocking query holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    call: reqwest::Client,
+    poll: reqwest::Client,
+    beat: reqwest::Client,
+}
+
+impl Http {
+    pub(crate) fn new(settings: &Settings) -> Result<Self> {
+        Ok(Self {
+            call: client(settings)?,
+            poll: client(settings)?,
+            beat: client(settings)?,
+        })
+    }
+}
+
+fn client(settings: &Settings) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        // A redirect would turn a write into a read: Consul answers `//` in a path with one.
+        .redirect(reqwest::redirect::Policy::none())
+        // Only the caller knows what may be repeated.
+        .retry(reqwest::retry::never())
+        // An agent is a neighbour; a proxy of the environment is not meant for it.
+        .no_proxy()
+        .referer(false)
+        .http1_only()
+        .tcp_nodelay(true)
+        .tcp_keepalive(Duration::from_secs(15))
+        .connect_timeout(settings.connect_timeout)
+        .pool_idle_timeout(Duration::from_secs(90));
+    if let Some(path) = &settings.unix_socket {
+        builder = unix(builder, path)?;
+    }
+    builder = secure(builder, settings)?;
+    builder.build().map_err(|err| {
+        Error::new(ErrorKind::Config)
+            .context("HTTP client")
+            .caused_by(err)
+    })
+}
+
+#[cfg(unix)]
+fn unix(builder: reqwest::ClientBuilder, path: &std::path::Path) -> Result<reqwest::ClientBuilder> {
+    Ok(builder.unix_socket(path.to_owned()))
+}
+
+#[cfg(not(unix))]
+fn unix(_: reqwest::ClientBuilder, path: &std::path::Path) -> Result<reqwest::ClientBuilder> {
+    Err(Error::new(ErrorKind::Config).context(format!(
+        "address unix://{}: this system has no unix sockets",
+        path.display()
+    )))
+}
+
+#[cfg(feature = "tls")]
+fn secure(builder: reqwest::ClientBuilder, settings: &Settings) -> Result<reqwest::ClientBuilder> {
+    let Some(tls) = &settings.tls else {
+        // Without a configuration of its own, reqwest looks for a provider of the whole process
+        // and panics if there is none. A plain connection needs no roots.
+        return Ok(builder.tls_backend_preconfigured(Tls::unused()?));
+    };
+    let builder = builder.tls_backend_preconfigured(tls.config()?);
+    Ok(match tls.name() {
+        // The URI then bears the name that TLS expects, and every name resolves to the agent.
+        Some(_) => builder.dns_resolver(std::sync::Arc::new(Always(settings.host.clone()))),
+        None => builder,
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn secure(builder: reqwest::ClientBuilder, settings: &Settings) -> Result<reqwest::ClientBuilder> {
+    match &settings.tls {
+        None => Ok(builder),
+        Some(tls) => Err(Error::new(ErrorKind::Config).context(format!(
+            "address https://{}: this build has no TLS; turn on the feature `tls` of lictor",
+            tls.name().unwrap_or(&settings.host)
+        ))),
+    }
+}
+
+/// Resolves every name to one host.
+#[cfg(feature = "tls")]
+struct Always(String);
+
+#[cfg(feature = "tls")]
+impl reqwest::dns::Resolve for Always {
+    fn resolve(&self, _name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
+            let addrs: reqwest::dns::Addrs = Box::new(found.into_iter());
+            Ok(addrs)
+        })
+    }
+}
+
+impl Service<Request> for Http {
+    type Response = Response<reqwest::Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let client = match request.extensions().get() {
+            Some(Lane::Poll) => &self.poll,
+            Some(Lane::Beat) => &self.beat,
+            Some(Lane::Call) | None => &self.call,
+        };
+        let sending = reqwest::Request::try_from(request).map(|request| client.execute(request));
+        Box::pin(async move {
+            let response = sending.map_err(failed)?.await.map_err(failed)?;
+            Ok(response.into())
+        })
+    }
+}
+
+fn failed(err: reqwest::Error) -> Error {
+    let kind = if err.is_builder() {
+        ErrorKind::Invalid
+    } else if err.is_connect() {
+        ErrorKind::Connect
+    } else if err.is_timeout() {
+        ErrorKind::Timeout
+    } else {
+        ErrorKind::Transport
+    };
+    Error::new(kind).caused_by(err.without_url())
+}

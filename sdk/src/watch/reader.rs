@@ -1,0 +1,323 @@
+//! Readers: each at its own speed.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::engine::{self, Question, State};
+use super::kinds::{Watchable, Watched};
+use super::snapshot::{Snapshot, Status};
+use crate::api::{Consistency, Read};
+use crate::error::{Error, ErrorKind, Result};
+use crate::proto::diff::{self, Difference};
+use crate::task::Worker;
+
+/// A reader of a live view.
+///
+/// Read it as a [`Stream`] of [`Snapshot`]s, by [`changed`](Self::changed), or look at
+/// [`latest`](Self::latest) whenever needed. A clone is another reader of the same query, which
+/// has seen what this one has seen.
+///
+/// The stream is endless; it only ends when the Tokio runtime that runs the query is gone. Dropping
+/// the last reader of a query ends it at once.
+pub struct Watch<T> {
+    shared: Arc<Shared<T>>,
+    state: watch::Receiver<State<T>>,
+    /// The version of the content this reader was last given.
+    seen: u64,
+    waiting: Option<Waiting>,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
+
+/// What all readers of one query hold; its end is the query's end.
+struct Shared<T> {
+    state: watch::Receiver<State<T>>,
+    _worker: Worker<()>,
+}
+
+impl<T: Watched> Watch<T> {
+    pub(super) fn open<E: Watchable<Item = T>>(read: Read<E>) -> Result<Self> {
+        if read.blocks() {
+            return Err(Error::invalid(
+                "a read that waits for a change by hand cannot be watched: leave the wait out",
+            ));
+        }
+        let runtime = Handle::try_current().map_err(|_| {
+            Error::new(ErrorKind::NoRuntime).context("a watch runs as a task: open it inside one")
+        })?;
+        let of_leader = read.assemble()?;
+        let (call, of_leader) = if read.says_who_answers() {
+            (of_leader, None)
+        } else {
+            let stale = read.assemble_for(Consistency::Stale)?;
+            (stale, Some(of_leader))
+        };
+        let key = call.target.as_str().to_owned();
+        let client = read.client.clone();
+        let shared = client.shared_slot(&key, || {
+            let (sender, state) = watch::channel(State::new());
+            let question = Question {
+                client: read.client,
+                call,
+                of_leader,
+            };
+            let worker = Worker::spawn(&runtime, |stop| engine::run::<E>(question, sender, stop));
+            Ok(Arc::new(Shared {
+                state,
+                _worker: worker,
+            }))
+        })?;
+        Ok(Self {
+            state: shared.state.clone(),
+            shared,
+            seen: 0,
+            waiting: None,
+        })
+    }
+
+    /// What is known now; `None` before Consul's first answer.
+    ///
+    /// Does not count as having seen it: [`changed`](Self::changed) still returns it.
+    #[must_use]
+    pub fn latest(&self) -> Option<Snapshot<T>> {
+        view(&self.state.borrow())
+    }
+
+    /// Whether the view is up to date, and if not, why.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.state.borrow().status.clone()
+    }
+
+    /// Waits for a content that this reader has not been given: first the one that is there.
+    ///
+    /// Contents between two calls are skipped: the newest counts.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`] if the runtime that ran the query is gone. Failures to reach Consul
+    /// are no errors here: see [`status`](Self::status).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what this future would have returned, the next call returns.
+    pub async fn changed(&mut self) -> Result<Snapshot<T>> {
+        loop {
+            if let Some(news) = self.unseen() {
+                return Ok(news);
+            }
+            self.state.changed().await.map_err(|_| closed())?;
+        }
+    }
+
+    /// Waits for the first content, without taking it: [`changed`](Self::changed) still returns it.
+    ///
+    /// # Errors
+    ///
+    /// Consul's answer if it refuses the query for a reason that will not pass by itself (a wrong
+    /// filter, a missing right, an unknown datacenter) and nothing is known from before;
+    /// [`ErrorKind::Closed`] if the runtime is gone. A failure that may pass is waited out: put a
+    /// time-out around this where a start must not wait.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn ready(&self) -> Result<Snapshot<T>> {
+        let mut state = self.state.clone();
+        loop {
+            {
+                let now = state.borrow_and_update();
+                if let Some(snapshot) = view(&now) {
+                    return Ok(snapshot);
+                }
+                if let Some(error) = now.status.error().filter(|error| !error.is_transient()) {
+                    return Err(error.clone());
+                }
+            }
+            state.changed().await.map_err(|_| closed())?;
+        }
+    }
+
+    /// Waits until the view is [`Status::Live`], and returns what is known then.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`] if the runtime is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn live(&self) -> Result<Snapshot<T>> {
+        let mut state = self.state.clone();
+        loop {
+            {
+                let now = state.borrow_and_update();
+                if let (true, Some(snapshot)) = (now.status.is_live(), view(&now)) {
+                    return Ok(snapshot);
+                }
+            }
+            state.changed().await.map_err(|_| closed())?;
+        }
+    }
+
+    /// Waits until the status, or the content, is another than it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`] if the runtime is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost, except that a status that changes and changes back goes unnoticed.
+    pub async fn status_changed(&mut self) -> Result<Status> {
+        self.state.changed().await.map_err(|_| closed())?;
+        Ok(self.state.borrow_and_update().status.clone())
+    }
+
+    /// The differences from one content to the next, beginning with everything as added.
+    #[must_use]
+    pub fn changes(self) -> Changes<T> {
+        Changes {
+            watch: self,
+            last: None,
+        }
+    }
+
+    /// The newest content, if this reader was not given it yet.
+    fn unseen(&mut self) -> Option<Snapshot<T>> {
+        let snapshot = view(&self.state.borrow_and_update())?;
+        if snapshot.version() == self.seen {
+            return None;
+        }
+        self.seen = snapshot.version();
+        Some(snapshot)
+    }
+}
+
+fn view<T>(state: &State<T>) -> Option<Snapshot<T>> {
+    let content = state.content.as_ref()?;
+    Some(Snapshot::new(
+        Arc::clone(content),
+        state.status.clone(),
+        state.confirmed_at,
+    ))
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed).context("the runtime that ran the watch is gone")
+}
+
+impl<T: Watched> Stream for Watch<T> {
+    type Item = Snapshot<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Snapshot<T>>> {
+        loop {
+            if let Some(news) = self.unseen() {
+                self.waiting = None;
+                return Poll::Ready(Some(news));
+            }
+            let this = &mut *self;
+            let state = &this.state;
+            let waiting = this.waiting.get_or_insert_with(|| {
+                // A copy of the receiver has seen what this one has.
+                let mut state = state.clone();
+                Box::pin(async move { state.changed().await.is_ok() })
+            });
+            let alive = ready!(waiting.as_mut().poll(cx));
+            this.waiting = None;
+            if !alive {
+                return Poll::Ready(None);
+            }
+        }
+    }
+}
+
+impl<T> Clone for Watch<T> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            state: self.state.clone(),
+            seen: self.seen,
+            waiting: None,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Watch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.borrow();
+        f.debug_struct("Watch")
+            .field("status", &state.status)
+            .field(
+                "items",
+                &state.content.as_ref().map(|content| content.items.len()),
+            )
+            .field("seen", &self.seen)
+            .field("readers", &Arc::strong_count(&self.shared))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A reader of differences: what was added, changed and removed.
+///
+/// A [`Stream`] of [`Difference`]s, none of them empty. Contents that came while nobody polled are
+/// told as one difference. It ends when the runtime is gone.
+#[derive(Debug)]
+pub struct Changes<T> {
+    watch: Watch<T>,
+    last: Option<Snapshot<T>>,
+}
+
+impl<T: Watched> Changes<T> {
+    /// Waits for the next difference.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Closed`] if the runtime that ran the query is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what this future would have returned, the next call returns.
+    pub async fn next(&mut self) -> Result<Difference<T>> {
+        loop {
+            let news = self.watch.changed().await?;
+            if let Some(difference) = self.since_last(news) {
+                return Ok(difference);
+            }
+        }
+    }
+
+    /// The content after the last difference that was told.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Snapshot<T>> {
+        self.last.as_ref()
+    }
+
+    fn since_last(&mut self, news: Snapshot<T>) -> Option<Difference<T>> {
+        let before = self.last.as_ref().map_or(&[][..], Snapshot::items);
+        let difference = diff::between(before, news.items(), T::identity);
+        self.last = Some(news);
+        (!difference.is_empty()).then_some(difference)
+    }
+}
+
+impl<T: Watched> Stream for Changes<T> {
+    type Item = Difference<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Difference<T>>> {
+        loop {
+            let Some(news) = ready!(Pin::new(&mut self.watch).poll_next(cx)) else {
+                return Poll::Ready(None);
+            };
+            if let Some(difference) = self.since_last(news) {
+                return Poll::Ready(Some(difference));
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a reader sees.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::api::{Backend, Meta};
+use crate::error::Error;
+
+/// What Consul held at one moment.
+///
+/// Dereferences to the elements, in Consul's order. Cheap to clone: the elements are shared with
+/// all readers, and those that did not change with the snapshots before and after.
+pub struct Snapshot<T> {
+    content: Arc<Content<T>>,
+    status: Status,
+    confirmed_at: Instant,
+}
+
+/// The elements and where they came from.
+pub(super) struct Content<T> {
+    pub(super) items: Vec<Arc<T>>,
+    pub(super) meta: Meta,
+    /// Rises with each content that is told.
+    pub(super) version: u64,
+    pub(super) received_at: Instant,
+}
+
+/// Whether a watch is up to date.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Status {
+    /// Consul has not answered yet; after a failure, the error tells why.
+    Connecting {
+        /// The last failure, if there was one.
+        error: Option<Error>,
+    },
+    /// The last query was answered, or is being waited on.
+    Live,
+    /// The last query failed: what was known before is still served.
+    Stale {
+        /// When the first of these failures was noticed.
+        since: Instant,
+        /// The last failure.
+        error: Error,
+    },
+}
+
+/// What gave a snapshot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Source {
+    /// A server answered a blocking query.
+    Server,
+    /// The agent's materialised view of a stream (Consul 1.10 and later).
+    Streaming,
+    /// The agent's cache.
+    Cache,
+}
+
+impl Status {
+    /// Whether the watch is up to date.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Live)
+    }
+
+    /// Why the watch is not up to date.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Connecting { error } => error.as_ref(),
+            Self::Live => None,
+            Self::Stale { error, .. } => Some(error),
+        }
+    }
+}
+
+impl<T> Snapshot<T> {
+    pub(super) fn new(content: Arc<Content<T>>, status: Status, confirmed_at: Instant) -> Self {
+        Self {
+            content,
+            status,
+            confirmed_at,
+        }
+    }
+
+    /// The elements, shared.
+    #[must_use]
+    pub fn items(&self) -> &[Arc<T>] {
+        &self.content.items
+    }
+
+    /// Consul's index of this content; absent where the answer had none.
+    #[must_use]
+    pub fn index(&self) -> Option<u64> {
+        self.content.meta.index()
+    }
+
+    /// What Consul said about the answer.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.content.meta
+    }
+
+    /// What gave it.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        if self.content.meta.cache().is_some_and(|cache| cache.hit) {
+            return Source::Cache;
+        }
+        match self.content.meta.backend() {
+            Some(Backend::Streaming) => Source::Streaming,
+            _ => Source::Server,
+        }
+    }
+
+    /// When the content came.
+    #[must_use]
+    pub fn received_at(&self) -> Instant {
+        self.content.received_at
+    }
+
+    /// How long ago Consul last said, as far as this reader knew when it took the snapshot, that
+    /// this is what it holds.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.confirmed_at.elapsed()
+    }
+
+    /// Whether the watch was up to date when the reader took the snapshot.
+    #[must_use]
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.content.version
+    }
+}
+
+impl<T> Deref for Snapshot<T> {
+    type Target = [Arc<T>];
+
+    fn deref(&self) -> &[Arc<T>] {
+        &self.content.items
+    }
+}
+
+impl<T> Clone for Snapshot<T> {
+    fn clone(&self) -> Self {
+        Self {
+            content: Arc::clone(&self.content),
+            status: self.status.clone(),
+            confirmed_at: self.confirmed_at,
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Snapshot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("items", &self.content.items)
+            .field("index", &self.index())
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,122 @@
+//! A child process that cannot outlive the test process, however that one ends.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+/// Holds the read end of a pipe whose write end only the test process has. End of file means
+/// that the process is gone (or has dropped its [`Process`]): the child is killed and its folder
+/// removed. When the child ends by itself, so does this script, and the folder stays.
+const WATCHDOG: &str = r#"
+dir=$1 log=$2
+shift 2
+exec 3<&0
+"$@" </dev/null >>"$log" 2>&1 3<&- &
+child=$!
+echo "$child"
+( while read -r _ <&3; do :; done; : >"$dir/abandoned"; kill -KILL "$child" ) >/dev/null 2>&1 &
+watcher=$!
+wait "$child"
+status=$?
+kill "$watcher" 2>/dev/null
+if [ -e "$dir/abandoned" ]; then rm -rf "$dir"; fi
+exit "$status"
+"#;
+
+#[derive(Debug)]
+pub(super) struct Process {
+    watchdog: Child,
+    lifeline: Option<ChildStdin>,
+    pid: u32,
+}
+
+impl Process {
+    /// Starts `command` with its output in `dir/consul.log`.
+    pub(super) fn start(dir: &Path, command: &mut Command) -> io::Result<Self> {
+        let mut watchdog = Command::new("/bin/sh");
+        watchdog
+            .args(["-c", WATCHDOG, "watchdog"])
+            .arg(dir)
+            .arg(log_file(dir))
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // The shell remarks on every child that a signal ends.
+            .stderr(Stdio::null())
+            // Away from the terminal: what interrupts the tests must not reach those who tidy up.
+            .process_group(0);
+        let mut watchdog = watchdog.spawn()?;
+        let lifeline = watchdog.stdin.take();
+        let mut line = String::new();
+        if let Some(stdout) = watchdog.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        let pid = line.trim().parse().map_err(io::Error::other)?;
+        Ok(Self {
+            watchdog,
+            lifeline,
+            pid,
+        })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether it has ended by itself or by a signal.
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.watchdog.try_wait(), Ok(None))
+    }
+
+    /// Sends `KILL`, `STOP` or `CONT`.
+    pub(super) fn signal(&self, name: &str) {
+        // The shell's own `kill`, because a small machine may lack the program.
+        let status = Command::new("/bin/sh")
+            .args(["-c", "kill -s \"$1\" \"$2\"", "kill", name])
+            .arg(self.pid.to_string())
+            .status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "process {} takes no {name}",
+            self.pid
+        );
+    }
+
+    /// Kills it and waits until it is gone; its folder stays.
+    pub(super) fn kill(mut self) {
+        if !self.has_ended() {
+            self.signal("KILL");
+            self.watchdog.wait().ok();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            drop(self.lifeline.take());
+            self.watchdog.wait().ok();
+        }
+    }
+}
+
+/// Everything it has written so far.
+pub(super) fn log(dir: &Path) -> String {
+    fs::read_to_string(log_file(dir)).unwrap_or_default()
+}
+
+/// Puts a line into the log that tells one run from the next.
+pub(super) fn mark(dir: &Path, line: &str) -> io::Result<()> {
+    let mut log: File = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log_file(dir))?;
+    writeln!(log, "{line}")
+}
+
+fn log_file(dir: &Path) -> std::path::PathBuf {
+    dir.join("consul.log")
+}
