@@ -38,6 +38,9 @@ pub struct ResponseFuture {
 /// What is to be known over all attempts.
 struct Attempts {
     core: Arc<Core>,
+    /// Before it is sent, the request; afterwards the request once more, if it may be sent again
+    /// should the connection turn out dead. It stays in its place, because it is large.
+    request: Option<Request<Outgoing>>,
     host: Host,
     tried: Tried,
     rng: Option<Rng>,
@@ -45,25 +48,16 @@ struct Attempts {
     /// An endpoint of which an idle connection was dead: it is not at fault, and it is tried
     /// again with a new connection if there is nobody else.
     again: Option<Arc<Candidate<Upstream>>>,
+    /// An endpoint may have seen the request, on a connection that turned out dead.
+    seen: bool,
 }
 
 enum State {
     Failed(Error),
     /// Nothing is known of the service yet.
-    Unresolved {
-        request: Request<Outgoing>,
-        resolved: Pin<Box<dyn Future<Output = ()> + Send>>,
-    },
-    Picked {
-        request: Request<Outgoing>,
-        flight: InFlight<Upstream>,
-        need: Need,
-    },
-    Connecting {
-        request: Request<Outgoing>,
-        flight: InFlight<Upstream>,
-        waiting: Waiting,
-    },
+    Unresolved(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Picked(InFlight<Upstream>, Need),
+    Connecting(InFlight<Upstream>, Waiting),
     Sending(Sending),
     Done,
 }
@@ -72,8 +66,6 @@ struct Sending {
     flight: InFlight<Upstream>,
     lease: Lease,
     started: Instant,
-    /// The request once more, if it may be sent again should the connection turn out dead.
-    copy: Option<Request<Outgoing>>,
 }
 
 /// What to do after a step.
@@ -95,21 +87,21 @@ impl ResponseFuture {
             let _inside = core.runtime.enter();
             tokio::time::sleep(limit)
         });
-        let mut attempts = Attempts::new(core, host);
-        let state = match attempts.follow(choice, request) {
+        let mut future = Self {
+            attempts: Attempts::new(core, Some(request), host),
+            state: State::Done,
+            deadline,
+        };
+        future.state = match future.attempts.follow(choice) {
             Ok(state) => state,
             Err(error) => State::Failed(error),
         };
-        Self {
-            attempts,
-            state,
-            deadline,
-        }
+        future
     }
 
     pub(super) fn failed(core: Arc<Core>, error: Error) -> Self {
         Self {
-            attempts: Attempts::new(core, Host::Kept),
+            attempts: Attempts::new(core, None, Host::Kept),
             state: State::Failed(error),
             deadline: None,
         }
@@ -122,32 +114,22 @@ impl Future for ResponseFuture {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let step = match this.state {
-                // The common wait is told apart first, so that it moves nothing.
+            let outcome = match this.state {
                 State::Sending(sending) => match sending.lease.poll_response(cx) {
+                    Poll::Ready(outcome) => Some(outcome),
                     Poll::Pending => break,
-                    Poll::Ready(outcome) => match mem::replace(this.state, State::Done) {
-                        State::Sending(sending) => this.attempts.sent(sending, outcome),
-                        state => Step::Go(state),
-                    },
                 },
-                _ => match mem::replace(this.state, State::Done) {
-                    State::Failed(error) => Step::Fail(error),
-                    State::Unresolved { request, resolved } => {
-                        this.attempts.unresolved(request, resolved, cx)
-                    }
-                    State::Picked {
-                        request,
-                        flight,
-                        need,
-                    } => this.attempts.picked(request, flight, need),
-                    State::Connecting {
-                        request,
-                        flight,
-                        waiting,
-                    } => this.attempts.connecting(request, flight, waiting, cx),
-                    state @ (State::Sending(_) | State::Done) => Step::Wait(state),
-                },
+                _ => None,
+            };
+            let step = match (mem::replace(this.state, State::Done), outcome) {
+                (State::Sending(sending), Some(outcome)) => this.attempts.sent(sending, outcome),
+                (State::Failed(error), _) => Step::Fail(error),
+                (State::Unresolved(resolved), _) => this.attempts.unresolved(resolved, cx),
+                (State::Picked(flight, need), _) => this.attempts.picked(flight, need),
+                (State::Connecting(flight, waiting), _) => {
+                    this.attempts.connecting(flight, waiting, cx)
+                }
+                (state @ (State::Sending(_) | State::Done), _) => Step::Wait(state),
             };
             match step {
                 Step::Go(state) => *this.state = state,
@@ -166,7 +148,8 @@ impl Future for ResponseFuture {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
                 let error = this.attempts.late(this.state);
-                this.attempts.give_up(mem::replace(this.state, State::Done));
+                this.attempts.give_up(this.state);
+                *this.state = State::Done;
                 Poll::Ready(Err(error))
             }
         }
@@ -177,69 +160,61 @@ impl Future for ResponseFuture {
 impl PinnedDrop for ResponseFuture {
     fn drop(self: Pin<&mut Self>) {
         let this = self.project();
-        this.attempts.give_up(mem::replace(this.state, State::Done));
+        this.attempts.give_up(this.state);
     }
 }
 
 impl Attempts {
-    fn new(core: Arc<Core>, host: Host) -> Self {
+    fn new(core: Arc<Core>, request: Option<Request<Outgoing>>, host: Host) -> Self {
         Self {
             core,
+            request,
             host,
             tried: Tried::default(),
             rng: None,
             refused: None,
             again: None,
+            seen: false,
         }
     }
 
-    fn follow(
-        &mut self,
-        choice: Choice<Upstream>,
-        request: Request<Outgoing>,
-    ) -> Result<State, Error> {
+    fn follow(&mut self, choice: Choice<Upstream>) -> Result<State, Error> {
         match choice {
-            Choice::Picked(flight) => Ok(State::Picked {
-                request,
-                flight,
-                need: Need::Any,
-            }),
+            Choice::Picked(flight) => Ok(State::Picked(flight, Need::Any)),
             Choice::Exhausted => match self.again.take() {
-                Some(candidate) => Ok(State::Picked {
-                    request,
-                    flight: InFlight::begin(candidate, self.core.balance.now()),
-                    need: Need::Fresh,
-                }),
+                Some(candidate) => {
+                    let flight = InFlight::begin(candidate, self.core.balance.now());
+                    Ok(State::Picked(flight, Need::Fresh))
+                }
                 None => Err(self.exhausted()),
             },
-            Choice::Empty => Err(Error::new(ErrorKind::NoEndpoints)),
-            Choice::Unknown => {
-                let limit = self.core.first_resolution;
-                let left = limit.saturating_sub(self.core.balance.age());
-                if left.is_zero() {
-                    return Err(self.core.never_resolved());
-                }
-                // The time runs from the call on, not from the first poll.
-                let due = Instant::now().checked_add(left);
-                let mut phase = self.core.balance.phase();
-                let resolved = async move {
-                    let known = phase.wait_for(|phase| *phase != Phase::Unknown);
-                    // What came of it is seen by the pick that follows.
-                    match due {
-                        Some(due) => drop(tokio::time::timeout_at(due, known).await),
-                        None => drop(known.await),
-                    }
-                };
-                Ok(State::Unresolved {
-                    request,
-                    resolved: Box::pin(resolved),
-                })
-            }
+            Choice::Empty => Err(Error::new(ErrorKind::NoEndpoints).after_sending(self.seen)),
+            Choice::Unknown => self.resolution().map(State::Unresolved),
         }
+    }
+
+    /// The wait for the first resolution.
+    fn resolution(&self) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, Error> {
+        let limit = self.core.first_resolution;
+        let left = limit.saturating_sub(self.core.balance.age());
+        if left.is_zero() {
+            return Err(self.core.never_resolved());
+        }
+        // The time runs from the call on, not from the first poll.
+        let due = Instant::now().checked_add(left);
+        let mut phase = self.core.balance.phase();
+        Ok(Box::pin(async move {
+            let known = phase.wait_for(|phase| *phase != Phase::Unknown);
+            // What came of it is seen by the pick that follows.
+            match due {
+                Some(due) => drop(tokio::time::timeout_at(due, known).await),
+                None => drop(known.await),
+            }
+        }))
     }
 
     /// Goes on to the next endpoint with a request that no endpoint has seen, or may see again.
-    fn next(&mut self, request: Request<Outgoing>) -> Step {
+    fn next(&mut self) -> Step {
         let choice = if self.tried.len() < self.core.max_attempts {
             let balance = &self.core.balance;
             let rng = self.rng.get_or_insert_with(|| balance.rng());
@@ -247,7 +222,7 @@ impl Attempts {
         } else {
             Choice::Exhausted
         };
-        match self.follow(choice, request) {
+        match self.follow(choice) {
             Ok(state) => Step::Go(state),
             Err(error) => Step::Fail(error),
         }
@@ -255,7 +230,6 @@ impl Attempts {
 
     fn unresolved(
         &mut self,
-        request: Request<Outgoing>,
         mut resolved: Pin<Box<dyn Future<Output = ()> + Send>>,
         cx: &mut Context<'_>,
     ) -> Step {
@@ -264,67 +238,50 @@ impl Attempts {
             resolved.as_mut().poll(cx)
         };
         match polled {
-            Poll::Pending => Step::Wait(State::Unresolved { request, resolved }),
-            Poll::Ready(()) => self.next(request),
+            Poll::Pending => Step::Wait(State::Unresolved(resolved)),
+            Poll::Ready(()) => self.next(),
         }
     }
 
-    fn picked(
-        &mut self,
-        request: Request<Outgoing>,
-        flight: InFlight<Upstream>,
-        need: Need,
-    ) -> Step {
+    fn picked(&mut self, flight: InFlight<Upstream>, need: Need) -> Step {
         match flight.backend().pool().checkout(need) {
-            Checkout::Ready(lease) => self.send(request, flight, lease),
-            Checkout::Wait(waiting) => Step::Go(State::Connecting {
-                request,
-                flight,
-                waiting,
-            }),
-            Checkout::Retired => self.pass(request, &flight),
+            Checkout::Ready(lease) => self.send(flight, lease),
+            Checkout::Wait(waiting) => Step::Go(State::Connecting(flight, waiting)),
+            Checkout::Retired => self.pass(&flight),
         }
     }
 
     fn connecting(
         &mut self,
-        request: Request<Outgoing>,
         flight: InFlight<Upstream>,
         mut waiting: Waiting,
         cx: &mut Context<'_>,
     ) -> Step {
         match Pin::new(&mut waiting).poll(cx) {
-            Poll::Pending => Step::Wait(State::Connecting {
-                request,
-                flight,
-                waiting,
-            }),
+            Poll::Pending => Step::Wait(State::Connecting(flight, waiting)),
             Poll::Ready(Ok(lease)) => {
                 if !lease.is_reused() {
                     flight.connected();
                 }
-                self.send(request, flight, lease)
+                self.send(flight, lease)
             }
             Poll::Ready(Err(Unavailable::Refused(refused))) => {
                 flight.refused(self.core.balance.now());
                 self.refused = Some((Arc::clone(&flight), refused));
-                self.pass(request, &flight)
+                self.pass(&flight)
             }
-            Poll::Ready(Err(Unavailable::Retired)) => self.pass(request, &flight),
+            Poll::Ready(Err(Unavailable::Retired)) => self.pass(&flight),
         }
     }
 
-    fn send(
-        &self,
-        mut request: Request<Outgoing>,
-        flight: InFlight<Upstream>,
-        mut lease: Lease,
-    ) -> Step {
-        let copy = if lease.is_reused() {
-            request::copy(&request)
-        } else {
-            None
+    fn send(&mut self, flight: InFlight<Upstream>, mut lease: Lease) -> Step {
+        let Some(mut request) = self.request.take() else {
+            // Every way here has put a request in its place.
+            return Step::Fail(self.exhausted());
         };
+        if lease.is_reused() {
+            self.request = request::copy(&request);
+        }
         self.host.write(&mut request, flight.backend());
         let started = Instant::now();
         lease.send(request);
@@ -332,14 +289,13 @@ impl Attempts {
             flight,
             lease,
             started,
-            copy,
         }))
     }
 
     /// Leaves an endpoint for the next one.
-    fn pass(&mut self, request: Request<Outgoing>, flight: &InFlight<Upstream>) -> Step {
+    fn pass(&mut self, flight: &InFlight<Upstream>) -> Step {
         self.tried.note(flight.id());
-        self.next(request)
+        self.next()
     }
 
     fn sent(&mut self, sending: Sending, outcome: Result<Response<Incoming>, SendFailed>) -> Step {
@@ -347,44 +303,42 @@ impl Attempts {
             flight,
             lease,
             started,
-            copy,
         } = sending;
-        let clock = self.core.balance.clock();
-        let began = clock.at(started);
         let SendFailed { unsent, error } = match outcome {
             Ok(response) => return Step::Answer(self.answer(response, flight, lease, started)),
             Err(failed) => failed,
         };
-        let reused = lease.is_reused();
-        let target = || flight.target().to_string();
+        let clock = self.core.balance.clock();
         if let Some(request) = unsent {
             tracing::debug!(target = %flight.target(), %error, "request came back unsent");
-            if reused {
+            self.request = Some(request);
+            if lease.is_reused() {
                 self.again = Some(Arc::clone(&flight));
             } else {
                 flight.refused(clock.now());
                 self.refused = Some((Arc::clone(&flight), Refused::from(error)));
             }
-            return self.pass(request, &flight);
+            return self.pass(&flight);
         }
-        if error.is_user() {
-            // The request's own body failed: no endpoint is to blame.
-            return Step::Fail(lost(target()).because(error));
+        // A server may close an idle connection at any time, also while a request is on its way;
+        // the request may then be repeated if it is idempotent (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
+        // An answer that cannot be understood is no such case, nor is a mistake in the request.
+        if self.request.is_some() && !error.is_parse() && !error.is_user() {
+            tracing::debug!(target = %flight.target(), %error, "idle connection was closed");
+            self.seen = true;
+            self.again = Some(Arc::clone(&flight));
+            return self.pass(&flight);
         }
-        match copy {
-            // A server may close an idle connection at any time, also while a request is on its
-            // way; the request may then be repeated if it is idempotent (RFC 9110, 9.2.2; RFC
-            // 9112, 9.3.1). An answer that cannot be understood is no such case.
-            Some(request) if !error.is_parse() => {
-                tracing::debug!(target = %flight.target(), %error, "idle connection was closed");
-                self.again = Some(Arc::clone(&flight));
-                self.pass(request, &flight)
-            }
-            _ => {
-                flight.failed(began, clock.now());
-                Step::Fail(lost(target()).because(error))
-            }
+        // If the request's own body failed, no endpoint is to blame.
+        if !error.is_user() {
+            flight.failed(clock.at(started), clock.now());
         }
+        Step::Fail(
+            Error::new(ErrorKind::Request)
+                .after_sending(true)
+                .context(flight.target().to_string())
+                .because(error),
+        )
     }
 
     fn answer(
@@ -413,65 +367,60 @@ impl Attempts {
     }
 
     fn exhausted(&mut self) -> Error {
+        let kind = if self.seen {
+            ErrorKind::Request
+        } else {
+            ErrorKind::Connect
+        };
         let tried = self.tried.len();
+        let error = Error::new(kind).after_sending(self.seen);
         match self.refused.take() {
-            Some((last, cause)) => Error::new(ErrorKind::Connect)
+            Some((last, cause)) => error
                 .context(format!("{tried} tried, the last was {}", last.target()))
                 .because(cause),
-            None => Error::new(ErrorKind::Connect).context(format!("{tried} tried")),
+            None => error.context(format!("{tried} tried")),
         }
     }
 
     /// The error for a request whose deadline has passed in this state.
     fn late(&self, state: &State) -> Error {
         let limit = self.core.timeout.unwrap_or_default();
-        let sent = matches!(state, State::Sending(_));
+        let sent = self.seen || matches!(state, State::Sending(_));
         let error = Error::new(ErrorKind::Timeout).after_sending(sent);
         match state {
             State::Sending(Sending { flight, .. }) => error.context(format!(
                 "no response from {} within {limit:?}",
                 flight.target()
             )),
-            State::Connecting { flight, .. } => error.context(format!(
+            State::Connecting(flight, _) => error.context(format!(
                 "no connection to {} within {limit:?}",
                 flight.target()
             )),
-            State::Unresolved { .. } => {
-                error.context(format!("no endpoints known within {limit:?}"))
-            }
-            State::Failed(_) | State::Picked { .. } | State::Done => {
+            State::Unresolved(_) => error.context(format!("no endpoints known within {limit:?}")),
+            State::Failed(_) | State::Picked(..) | State::Done => {
                 error.context(format!("not sent within {limit:?}"))
             }
         }
     }
 
     /// The caller waits no longer.
-    fn give_up(&self, state: State) {
-        if let State::Sending(Sending {
-            flight, started, ..
-        }) = state
-        {
+    fn give_up(&self, state: &State) {
+        if let State::Sending(sending) = state {
             let now = Instant::now();
-            let waited = now.saturating_duration_since(started);
-            flight.given_up(waited, self.core.balance.clock().at(now));
+            let waited = now.saturating_duration_since(sending.started);
+            let now = self.core.balance.clock().at(now);
+            sending.flight.given_up(waited, now);
         }
     }
-}
-
-/// The error for a request that was sent and not answered.
-fn lost(target: String) -> Error {
-    Error::new(ErrorKind::Request)
-        .after_sending(true)
-        .context(target)
 }
 
 impl fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.state {
             State::Failed(_) => "ResponseFuture(failed)",
-            State::Unresolved { .. } => "ResponseFuture(unresolved)",
-            State::Picked { .. } => "ResponseFuture(picked)",
-            State::Connecting { .. } => "ResponseFuture(connecting)",
+            State::Unresolved(_) => "ResponseFuture(unresolved)",
+            State::Picked(..) => "ResponseFuture(picked)",
+            State::Connecting(..) => "ResponseFuture(connecting)",
             State::Sending(_) => "ResponseFuture(sending)",
             State::Done => "ResponseFuture(done)",
         })
