@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::contest::{Contender, Contest, Metric, Sample};
+use crate::contest::{Contender, Contest, Metric, OURS, Sample};
 use crate::control_plane::Stage;
 use crate::control_plane::job::Job;
-use crate::control_plane::subject::{self, ByHand, Kv, Raw, Subject};
+use crate::control_plane::subject::{self, ByHand, Kv, Ours, Raw, Subject};
 use crate::load::{self, Operation, Window};
 
 /// Read one key after the other.
@@ -48,7 +48,11 @@ pub(super) async fn run(stage: &mut Stage, bench: &'static str) -> Outcome<()> {
     let quick = stage.args.quick;
     let concurrencies: &[u64] = if quick { &[1, 64] } else { &[1, 16, 64] };
     for &concurrency in concurrencies {
-        let mut contenders = vec![Contender::floor("reqwest"), Contender::floor("hyper")];
+        let mut contenders = vec![
+            Contender::OURS,
+            Contender::floor("reqwest"),
+            Contender::floor("hyper"),
+        ];
         contenders.extend(subject::peers(
             stage,
             &[subject::RS_CONSUL, subject::CONSULRS, subject::GO],
@@ -92,6 +96,7 @@ async fn fill(address: &str, loops: u64) -> Outcome<()> {
 
 pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
     match job.contender.as_str() {
+        OURS => contender::<Ours>(job).await,
         "reqwest" => contender::<ByHand>(job).await,
         "hyper" => contender::<Raw>(job).await,
         #[cfg(feature = "peers")]
