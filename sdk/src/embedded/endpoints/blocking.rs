@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Call;
-use super::filter;
+use super::fields;
 use super::query::{Consistency, Options, go_bool};
 use super::read::{Kind, Narrow, Read, What};
 use super::reply::{self, Refusal, Reply};
@@ -65,12 +65,12 @@ impl Call {
             what,
             What::Services | What::Service { .. } | What::HealthService { .. }
         );
-        let fields = match what {
-            What::Nodes => filter::NODE,
-            What::Service { .. } => filter::SERVICE_NODE,
-            What::NodeMap { .. } | What::NodeList { .. } => filter::SERVICE,
-            What::HealthService { .. } => filter::HEALTH,
-            _ => filter::CHECK,
+        let filterable = match what {
+            What::Nodes => fields::NODE,
+            What::Service { .. } => fields::SERVICE_NODE,
+            What::NodeMap { .. } | What::NodeList { .. } => fields::SERVICE,
+            What::HealthService { .. } => fields::HEALTH,
+            _ => fields::CHECK,
         };
         let mut read = Read {
             narrow: self.narrow(endpoint)?,
@@ -83,7 +83,7 @@ impl Call {
         // Consul 1.8.7 reads no filter for the names of services.
         if endpoint != Endpoint::CatalogServices {
             read.filter = self
-                .filter(fields)
+                .filter(filterable)
                 .map_err(|refusal| read.failed(refusal))?;
         }
         self.read(&read, &options).await
