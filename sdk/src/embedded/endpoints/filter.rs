@@ -116,7 +116,7 @@ fn check(expression: &mut Expression, fields: Fields) -> Result<(), Wrong> {
                 }
                 Operator::IsEmpty | Operator::IsNotEmpty => matches!(
                     field,
-                    Field::Text | Field::Texts | Field::Pairs | Field::Structs(_) | Field::List(_)
+                    Field::Texts | Field::Pairs | Field::Structs(_) | Field::List(_)
                 ),
             };
             if !fits {
@@ -575,6 +575,12 @@ mod tests {
             (
                 "Tags == a",
                 Wrong::Meaning("Invalid match operator \"Equal\" for selector \"Tags\"".to_owned()),
+            ),
+            (
+                "ID is empty",
+                Wrong::Meaning(
+                    "Invalid match operator \"Is Empty\" for selector \"ID\"".to_owned(),
+                ),
             ),
             (
                 "Port == x",
