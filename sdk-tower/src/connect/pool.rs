@@ -120,8 +120,11 @@ impl Pool {
         if state.connecting < wanted
             && let Some(attempts) = &state.attempts
         {
-            attempts.spawn(Shared::connect(Arc::clone(shared)));
+            let place = attempts.place();
             state.connecting += 1;
+            // If the runtime has ended, the attempt ends here and asks for the lock.
+            drop(state);
+            place.spawn(Attempt(Some(Arc::clone(shared))).run());
         }
         Checkout::Wait(Waiting(waiting))
     }
@@ -226,16 +229,8 @@ impl Shared {
         drop(closed);
     }
 
-    async fn connect(self: Arc<Self>) {
-        let limit = self.settings.connect_timeout;
-        let opened = match timeout(limit, self.open()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no connection within {limit:?}"),
-            )
-            .into()),
-        };
+    /// Tells those who wait what came of an attempt to connect.
+    fn opened(&self, opened: Result<Opened, BoxError>) {
         let mut state = self.lock();
         state.connecting = state.connecting.saturating_sub(1);
         match opened {
@@ -287,6 +282,36 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing under the lock can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt to connect that is under way; whatever ends it, those who wait are told.
+struct Attempt(Option<Arc<Shared>>);
+
+impl Attempt {
+    async fn run(mut self) {
+        let Some(shared) = self.0.clone() else {
+            return;
+        };
+        let limit = shared.settings.connect_timeout;
+        let opened = match timeout(limit, shared.open()).await {
+            Ok(opened) => opened,
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no connection within {limit:?}"),
+            )
+            .into()),
+        };
+        self.0 = None;
+        shared.opened(opened);
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.opened(Err("the runtime of the channel has ended".into()));
+        }
     }
 }
 

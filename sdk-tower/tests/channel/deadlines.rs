@@ -261,6 +261,31 @@ async fn what_cannot_be_sent_is_refused_without_a_try() {
 }
 
 #[test]
+fn a_channel_whose_runtime_has_ended_fails_and_does_not_hang() {
+    let lives = tokio::runtime::Runtime::new().unwrap();
+    let ends = tokio::runtime::Runtime::new().unwrap();
+    let server = lives.block_on(Server::start());
+    let (channel, silent) = ends.block_on(async {
+        let (_registry, channel) = channel(&[&server]);
+        who(&channel).await;
+        let silent = Channel::from_source(Silent)
+            .first_resolution(Duration::from_millis(50))
+            .build()
+            .unwrap();
+        (channel, silent)
+    });
+    drop(ends);
+    lives.block_on(async {
+        for _ in 0..3 {
+            let error = channel.request(get("/")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Connect);
+        }
+        let error = silent.request(get("/")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NeverResolved);
+    });
+}
+
+#[test]
 fn a_request_can_be_awaited_outside_of_the_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
