@@ -274,7 +274,7 @@ mod consul {
         until(&mut registration, State::is_registered).await;
         eventually(PATIENCE, async || passes(&client, "web-1").await).await;
         registration.close().await.unwrap();
-        assert!(!passes(&client, "web-1").await);
+        assert!(!passes(&client, "web-1").await, "{}", agent.log());
         drop(client);
         no_task_is_left(before).await;
     }

@@ -161,7 +161,10 @@ impl Keeper {
         self.looking.clear();
         self.beating.clear();
         self.changing.clear();
-        let outcome = work::goodbye(self.client.clone(), self.desired.id.clone(), haunted).await;
+        let stale = self.accepted.is_some() && self.client.current_token() != self.token;
+        let renew = stale.then(|| self.desired.clone());
+        let id = self.desired.id.clone();
+        let outcome = work::goodbye(self.client.clone(), id, renew, haunted).await;
         match &outcome {
             Ok(()) => tracing::info!(service = %self.desired.id, "service deregistered"),
             Err(err) => {
@@ -215,7 +218,8 @@ impl Keeper {
         if self.changing.is_empty() {
             self.register_at.into_iter().for_each(&mut by);
         }
-        if self.beating.is_empty() {
+        // They wait for the registration with a new token.
+        if self.beating.is_empty() && self.client.current_token() == self.token {
             self.beats.iter().for_each(|beat| by(beat.rhythm.due()));
         }
         if self.looking.is_empty() {
@@ -229,11 +233,13 @@ impl Keeper {
         if self.token_at <= now {
             let denied = matches!(*self.state.borrow(), State::Denied { .. });
             self.token_at = now + if denied { TOKEN_DENIED } else { TOKEN };
-            // The agent keeps the token of the registration for its own talk to the servers; when
-            // that dies, the service dies with it, even if the heartbeats have a new one.
-            if self.client.current_token() != self.token {
-                self.register_at = Some(now);
-            }
+        }
+        // The agent keeps the token of the registration for its own talk to the servers. When that
+        // one dies, neither a change nor the goodbye reaches them, and heartbeats with a new token
+        // say nothing about it (measured on 1.8.7).
+        let renewing = self.client.current_token() != self.token;
+        if renewing && self.changing.is_empty() {
+            self.register_at = Some(now);
         }
         if self.calm_at.is_some_and(|at| at <= now) {
             self.calm_at = None;
@@ -252,7 +258,7 @@ impl Keeper {
                     .start(async move { Changed::Registered(register.await) });
             }
         }
-        if self.beating.is_empty() {
+        if self.beating.is_empty() && !renewing {
             let due = self.to_beat(|beat| beat.rhythm.due() <= now);
             if !due.is_empty() {
                 self.beating

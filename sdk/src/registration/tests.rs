@@ -366,6 +366,26 @@ async fn a_revoked_token_is_told_and_a_new_one_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_goodbye_with_a_new_token_makes_it_known_to_the_agent_first() {
+    let path = std::env::temp_dir().join(format!("lictor-goodbye-{}", std::process::id()));
+    std::fs::write(&path, "first").unwrap();
+    let agent = Agent::in_memory();
+    let client = Client::builder()
+        .transport(agent.clone())
+        .token_file(&path)
+        .build()
+        .unwrap();
+    let registration = client.register(beating()).await.unwrap();
+    std::fs::write(&path, "second-one").unwrap();
+    // Before anything else looks at the file.
+    sleep(Duration::from_secs(2)).await;
+    registration.close().await.unwrap();
+    assert_eq!(agent.requests().count(&Method::PUT, REGISTER), 2);
+    assert!(service(&client).await.is_none());
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_definition_that_consul_would_misread_is_refused_before_anything_is_sent() {
     let agent = Agent::in_memory();
     let err = client(&agent)
