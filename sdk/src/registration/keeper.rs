@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 mod outcomes;
 
-use super::State;
 use super::desired::{Beat, Desired};
 use super::work::{self, Beaten, Registered, Slot, ToBeat};
+use super::{Definition, State};
 use crate::api::agent::{AgentService, ServiceDefinition};
 use crate::api::health::Status;
 use crate::client::Client;
@@ -23,11 +23,10 @@ use crate::task::StopSignal;
 /// What the guard asks of its keeper.
 pub(super) enum Command {
     Say(Status, Arc<str>, Reply),
-    Update(Change, Reply),
+    Update(Reply),
     Maintain(Option<Arc<str>>, Reply),
 }
 
-pub(super) type Change = Box<dyn FnOnce(ServiceDefinition) -> ServiceDefinition + Send>;
 pub(super) type Reply = oneshot::Sender<Result<()>>;
 
 /// Keeps one service registered.
@@ -37,6 +36,8 @@ pub(super) type Reply = oneshot::Sender<Result<()>>;
 pub(super) struct Keeper {
     client: Client,
     desired: Desired,
+    /// What the guard asks for.
+    definition: Arc<Definition>,
     /// The last definition that the agent took.
     accepted: Option<ServiceDefinition>,
     /// Who the agent knows the registration from.
@@ -99,12 +100,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const CALM: Duration = Duration::from_secs(10);
 
 impl Keeper {
-    pub(super) fn new(client: Client, desired: Desired, state: watch::Sender<State>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        desired: Desired,
+        definition: Arc<Definition>,
+        state: watch::Sender<State>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             beats: desired.beats(now),
             client,
             desired,
+            definition,
             accepted: None,
             token: None,
             said: 0,
@@ -317,12 +324,10 @@ impl Keeper {
                 self.waiting.says.push((self.said, reply));
                 self.hurry(now);
             }
-            Command::Update(change, reply) => {
-                let definition = change(self.desired.definition.clone());
-                if let Err(err) = self.desired.change(definition) {
-                    reply.send(Err(err)).ok();
-                    return;
-                }
+            Command::Update(reply) => {
+                // The latest: of two that came together, one registration tells both.
+                let definition = self.definition.lock().clone();
+                self.desired.change(definition);
                 self.waiting.updates.push((self.desired.version, reply));
                 self.register_at = Some(now);
             }
