@@ -338,6 +338,7 @@ impl ServiceAddresses {
     }
 
     /// All names and addresses.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &ServiceAddress)> {
         self.all().iter().map(|named| (&*named.name, &named.at))
     }
