@@ -67,7 +67,7 @@ mod consul {
         let client = client(agent.http_url());
         let mut watch = watching(&client).await;
         agent.kill();
-        until_status(&mut watch, |status| matches!(status, Status::Stale { .. })).await;
+        until_status(&mut watch, |status| matches!(status, Status::Stale(_))).await;
         assert_eq!(value(&watch.latest().unwrap()), Some(&b"before"[..]));
         agent.restart_with_data().await;
         until_status(&mut watch, Status::is_live).await;

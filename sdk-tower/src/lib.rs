@@ -1,7 +1,54 @@
 //! Service discovery from Consul and client-side load balancing for tower and hyper clients.
 //!
-//! The order of the `mod` lines below is the layering: a module may name, with `crate::`, only
-//! modules declared above it. `tests/tidy.rs` checks it.
+//! The paved road is the [`Channel`]: a [`tower_service::Service`] of HTTP requests that finds the
+//! instances of a service, follows their coming and going, and sends each request to the one that
+//! suits best.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use http::Request;
+//! use lictor_tower::Channel;
+//!
+//! let client = lictor::Client::from_env()?;
+//! let channel = Channel::builder(client).service("web").build()?;
+//! let request = Request::get("/hello").body(String::new())?;
+//! let response = channel.request(request).await?;
+//! println!("{} by {}", response.status(), response.body().target());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The parts
+//!
+//! ```text
+//! source ──► endpoint sets ──► discover ──► tower's own Balance, or any other reader of changes
+//!    │
+//!    └──► channel: driver ──► snapshot ──► pick ──► pool of the endpoint ──► instance
+//! ```
+//!
+//! | I want to | use |
+//! |---|---|
+//! | call a service by name over HTTP/1.1 or HTTP/2 | [`Channel::builder`] |
+//! | choose instances by tag, filter or datacenter | [`source::HealthSource`] of your own watch, and [`Channel::from_source`] |
+//! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
+//! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
+//! | balance something else than HTTP with tower | [`discover::Discover`] |
+//!
+//! # Guarantees
+//!
+//! - A source never fails and never ends. *Unknown* is not *empty*: before the first answer a
+//!   channel waits, up to a stated time; where Consul says that nobody is there it fails at once.
+//! - An outage of Consul leaves the last known endpoints in force.
+//! - An endpoint that did not change keeps its connections and its statistics, whatever happens to
+//!   the others. One that is removed gets no further request; what is under way on it finishes.
+//! - A request that was not sent goes to another endpoint, whatever its method and body. What was
+//!   sent is not sent again, but for one case that [`Channel`] names.
+//! - A pick takes no lock and allocates nothing, and costs the same for ten endpoints as for ten
+//!   thousand. A channel runs one task that follows its source, and one for each connection; all
+//!   end with the channel.
+
+// The order of the `mod` lines below is the layering: a module may name, with `crate::`, only
+// modules declared above it. `tests/tidy.rs` checks it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,7 +1,86 @@
-//! Client SDK for HashiCorp Consul.
+//! Client SDK for HashiCorp Consul: a service registers itself, others watch it live.
 //!
-//! The order of the `mod` lines below is the layering: a module may name, with `crate::`, only
-//! modules declared above it. `tests/tidy.rs` checks it.
+//! Begin with a [`Client`]. It is a cheap handle to the agent on your node; everything else is made
+//! from it.
+//!
+//! ```no_run
+//! # async fn example() -> lictor::Result<()> {
+//! use std::time::Duration;
+//!
+//! use lictor::Client;
+//! use lictor::api::agent::{CheckDefinition, ServiceDefinition};
+//!
+//! let client = Client::from_env()?;
+//!
+//! // Announce a service. Heartbeats run until the registration is closed or dropped.
+//! let definition = ServiceDefinition::new("web")
+//!     .port(8080)
+//!     .check(CheckDefinition::ttl(Duration::from_secs(15)));
+//! let registration = client.register(definition).await?;
+//!
+//! // See who is there, now and after every change.
+//! let mut web = client.health().service("web").passing().watch()?;
+//! let snapshot = web.changed().await?;
+//! println!("{} instances pass", snapshot.len());
+//!
+//! registration.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | I want to | use |
+//! |---|---|
+//! | announce a service, report its health, leave cleanly | [`Client::register`], [`registration`] |
+//! | follow services, checks, nodes or keys | [`watch`]: any read of [`api`] and `.watch()` |
+//! | ask or change something once | [`api`]: [`Client::kv`], [`Client::health`], [`Client::catalog`], [`Client::agent`], [`Client::status`], [`Client::raw`] |
+//! | set up address, token, TLS, limits | [`client::Builder`], or the environment: [`Client::from_env`] |
+//! | react to failures | [`Error::kind`] and its predicates |
+//! | replace the HTTP stack | [`transport`] |
+//! | test without a Consul | `embedded` (feature `embedded-agent`) |
+//!
+//! To call services by name, balanced over their instances, take the crate `lictor-tower`.
+//!
+//! # Three layers
+//!
+//! **Calls.** One method of [`api`] is one HTTP request: no retry, no task, no state. A call is
+//! built with its options and sent by awaiting it.
+//!
+//! **Watches.** A [`watch::Watch`] repeats a read as a blocking query, under all of Consul's rules
+//! for its index. Readers of equal queries share one request on the wire, through every outage the
+//! last good content stays, and it is told whether it is still up to date.
+//!
+//! **Guards.** A [`registration::Registration`] keeps something true at Consul for as long as it
+//! lives, and heals it when the agent forgets. Its end is `close().await`, which reports; dropping
+//! it does the same in the background.
+//!
+//! # Guarantees
+//!
+//! - **Cancel safety.** Dropping a future never leaves a task or a connection behind. Each async
+//!   method says under *Cancel safety* what else it means; after a write was polled once, the write
+//!   may take effect.
+//! - **Tasks.** Calls start none. A watch runs one task for all its readers, a registration a few;
+//!   both end with their owner. They run on the Tokio runtime that was current where they were made,
+//!   and when it is gone they are too: nothing blocks, nothing panics.
+//! - **Bounds.** Every request has a deadline and every answer a size limit. Retries back off with
+//!   jitter. No input from outside makes the library panic.
+//! - **Secrets.** A token reaches Consul and nothing else: no log, no error, no `Debug`.
+//! - **Time.** Deadlines follow [`tokio::time`], so tests may pause the clock.
+//!
+//! Not promised: the texts of errors, the types behind [`std::error::Error::source`], and the
+//! events that are written by `tracing`.
+//!
+//! # Features
+//!
+//! - `tls` (default): HTTPS to the agent, by rustls with ring.
+//! - `embedded-agent`: `lictor::embedded`, an agent in this process, for tests and first steps.
+//!
+//! # Consul
+//!
+//! 1.8 to 1.21, community edition. Only fields that are set are sent, because an older agent refuses
+//! those it does not know; unknown fields of answers are ignored, and `null` is an empty list.
+
+// The order of the `mod` lines below is the layering: a module may name, with `crate::`, only
+// modules declared above it. `tests/tidy.rs` checks it.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -179,7 +179,8 @@ async fn an_instance_that_dies_under_load_loses_only_calls_it_had_received(agent
         let in_flight = failure.began <= dead && failure.ended >= dying;
         assert!(
             failure.was_sent && in_flight,
-            "a call failed that need not: {failure:?}"
+            "a call failed that need not: {}, {failure:?}",
+            failure.text
         );
     }
     // At most one call of each loop was on its way.

@@ -139,7 +139,7 @@ impl Source for HealthSource {
         let reason = match self.watch.status() {
             _ if self.ended => Some("the runtime that ran the watch is gone".into()),
             watch::Status::Connecting { error } => error.as_ref().map(reason),
-            watch::Status::Stale { error, .. } => Some(reason(&error)),
+            watch::Status::Stale(outage) => Some(reason(outage.error())),
             _ => None,
         };
         match (self.watch.latest(), reason) {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::body::{Decoded, equal};
 use super::kinds::{Asked, Watchable, Watched};
-use super::snapshot::{Content, Status};
+use super::snapshot::{Content, Outage, Status};
 use super::{BURST, MAX_STALENESS, PACE, WAIT};
 use crate::api::{Meta, wait_for};
 use crate::client::{Call, Client, Raw};
@@ -214,7 +214,7 @@ impl<T: Watched> Engine<T> {
         self.state.send_modify(|state| {
             state.content = Some(content);
             state.confirmed_at = now;
-            if !matches!(state.status, Status::Stale { .. }) {
+            if !matches!(state.status, Status::Stale(_)) {
                 state.status = Status::Live;
             }
         });
@@ -227,8 +227,8 @@ impl<T: Watched> Engine<T> {
             state.confirmed_at = Instant::now();
             let news = !state.status.is_live();
             if news {
-                if let Status::Stale { since, .. } = &state.status {
-                    let outage = since.elapsed();
+                if let Status::Stale(outage) = &state.status {
+                    let outage = outage.lasts();
                     tracing::info!(path = self.path(), ?outage, "watch is up to date again");
                 }
                 state.status = Status::Live;
@@ -249,7 +249,7 @@ impl<T: Watched> Engine<T> {
         }
         self.state.send_modify(|state| {
             let since = match &state.status {
-                Status::Stale { since, .. } => *since,
+                Status::Stale(outage) => outage.since,
                 Status::Connecting { .. } if state.content.is_none() => {
                     state.status = Status::Connecting { error: Some(error) };
                     return;
@@ -259,7 +259,7 @@ impl<T: Watched> Engine<T> {
                     Instant::now()
                 }
             };
-            state.status = Status::Stale { since, error };
+            state.status = Status::Stale(Outage { since, error });
         });
     }
 

@@ -41,12 +41,28 @@ pub enum Status {
     /// The last query was answered, or is being waited on.
     Live,
     /// The last query failed: what was known before is still served.
-    Stale {
-        /// When the first of these failures was noticed.
-        since: Instant,
-        /// The last failure.
-        error: Error,
-    },
+    Stale(Outage),
+}
+
+/// A time in which queries fail.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    pub(super) since: Instant,
+    pub(super) error: Error,
+}
+
+impl Outage {
+    /// How long ago the first of these failures was noticed.
+    #[must_use]
+    pub fn lasts(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// The last failure.
+    #[must_use]
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
 }
 
 /// What gave a snapshot.
@@ -74,7 +90,7 @@ impl Status {
         match self {
             Self::Connecting { error } => error.as_ref(),
             Self::Live => None,
-            Self::Stale { error, .. } => Some(error),
+            Self::Stale(outage) => Some(outage.error()),
         }
     }
 }
@@ -118,10 +134,10 @@ impl<T> Snapshot<T> {
         }
     }
 
-    /// When the content came.
+    /// How long ago this content came.
     #[must_use]
-    pub fn received_at(&self) -> Instant {
-        self.content.received_at
+    pub fn unchanged_for(&self) -> Duration {
+        self.content.received_at.elapsed()
     }
 
     /// How long ago Consul last said, as far as this reader knew when it took the snapshot, that
