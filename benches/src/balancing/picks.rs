@@ -1,16 +1,14 @@
 //! `picks`: what it costs to choose the endpoint of a request, for sets of different sizes.
 
 use std::hint::black_box;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_core::Stream;
 use http::{Request, Uri};
 use http_body_util::Empty;
 use lictor_tower::channel::Channel;
-use lictor_tower::endpoint::{Endpoint, EndpointSet};
+use lictor_tower::endpoint::Endpoint;
+use lictor_tower::source::{self, Fixed};
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -114,24 +112,11 @@ fn timed(job: &Job, mut one: impl FnMut()) -> Sample {
         .with(ALLOCATIONS, per_op(allocated.count as f64))
 }
 
-/// A source that says once who is there.
+/// A source of these addresses.
 pub(super) fn fixed(backends: &[String]) -> Outcome<Fixed> {
     let mut endpoints = Vec::new();
     for backend in backends {
         endpoints.push(Endpoint::new(backend.parse()?));
     }
-    Ok(Fixed(Some(endpoints.into_iter().collect())))
-}
-
-pub(super) struct Fixed(Option<EndpointSet>);
-
-impl Stream for Fixed {
-    type Item = EndpointSet;
-
-    fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<EndpointSet>> {
-        match self.0.take() {
-            Some(set) => Poll::Ready(Some(set)),
-            None => Poll::Pending,
-        }
-    }
+    Ok(source::fixed(endpoints))
 }
