@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use crate::Outcome;
 use crate::contest::{Contender, Contest, Metric, Sample};
-use crate::usage::Allocations;
+use crate::usage::{self, Allocations};
 
 use super::{ALLOCATIONS, Job, Stage, policy};
 
@@ -29,8 +29,8 @@ const NO_PICK: &str = "no_pick";
 
 const METRICS: [Metric; 2] = [
     Metric {
-        name: "ns_per_op",
-        title: "ns/op",
+        name: "client_cpu_ns_per_op",
+        title: "CPU ns/op",
     },
     Metric {
         name: ALLOCATIONS,
@@ -96,7 +96,7 @@ fn timed(job: &Job, mut one: impl FnMut()) -> Sample {
         one();
     }
     let before = Allocations::read();
-    let start = Instant::now();
+    let (cpu, start) = (usage::cpu_time(), Instant::now());
     let mut operations = 0_u64;
     while start.elapsed() < Duration::from_millis(job.measured_ms) {
         for _ in 0..BATCH {
@@ -104,11 +104,12 @@ fn timed(job: &Job, mut one: impl FnMut()) -> Sample {
         }
         operations += u64::from(BATCH);
     }
-    let elapsed = start.elapsed();
+    // The other threads of this process are idle.
+    let cpu = usage::cpu_time().saturating_sub(cpu);
     let allocated = Allocations::read().since(before);
     let per_op = |total: f64| total / operations.max(1) as f64;
     Sample::default()
-        .with("ns_per_op", per_op(elapsed.as_secs_f64() * 1e9))
+        .with("client_cpu_ns_per_op", per_op(cpu.as_secs_f64() * 1e9))
         .with(ALLOCATIONS, per_op(allocated.count as f64))
 }
 
