@@ -88,6 +88,7 @@ func kv(j job) (sample, error) {
 	}
 	write := j.Bench == "kv_put"
 	var phase atomic.Int32
+	var warm, operations atomic.Uint64
 	latencies := make([][]time.Duration, j.Concurrency)
 	failures := make([]error, j.Concurrency)
 	var loops sync.WaitGroup
@@ -95,11 +96,6 @@ func kv(j job) (sample, error) {
 		names := make([]string, keys)
 		for key := range keys {
 			names[key] = fmt.Sprintf("bench/%02d/setting-%02d", number, key)
-			if !write {
-				if _, err := client.KV().Put(&api.KVPair{Key: names[key], Value: []byte(value)}, nil); err != nil {
-					return nil, err
-				}
-			}
 		}
 		loops.Add(1)
 		go func() {
@@ -119,8 +115,12 @@ func kv(j job) (sample, error) {
 				if failures[number] != nil {
 					return
 				}
+				if turn+1 == 3 {
+					warm.Add(1)
+				}
 				switch phase.Load() {
 				case 1:
+					operations.Add(1)
 					latencies[number] = append(latencies[number], time.Since(start))
 				case 2:
 					return
@@ -129,9 +129,12 @@ func kv(j job) (sample, error) {
 		}()
 	}
 	time.Sleep(time.Duration(j.WarmUpMs) * time.Millisecond)
+	measured := time.Duration(j.MeasuredMs) * time.Millisecond
+	until(10*measured, func() bool { return warm.Load() == uint64(j.Concurrency) })
 	cpu, start := cpuTime(), time.Now()
 	phase.Store(1)
-	time.Sleep(time.Duration(j.MeasuredMs) * time.Millisecond)
+	time.Sleep(measured)
+	until(10*measured, func() bool { return operations.Load() >= j.AtLeast })
 	phase.Store(2)
 	cpu, wall := cpuTime()-cpu, time.Since(start)
 	loops.Wait()
@@ -148,6 +151,13 @@ func kv(j job) (sample, error) {
 		"p50_us":               quantile(all, 0.5),
 		"p99_us":               quantile(all, 0.99),
 	}, nil
+}
+
+// until waits as the Rust program does on a machine that is busy with something else.
+func until(atMost time.Duration, reached func() bool) {
+	for deadline := time.Now().Add(atMost); !reached() && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func health(j job) (sample, error) {

@@ -26,10 +26,13 @@ pub struct Contender {
     pub role: Role,
 }
 
+/// What the library this repository is about is called.
+pub const OURS: &str = "lictor";
+
 impl Contender {
     /// The library this repository is about.
     pub const OURS: Self = Self {
-        name: "lictor",
+        name: OURS,
         role: Role::Ours,
     };
 

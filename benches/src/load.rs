@@ -1,7 +1,7 @@
 //! A closed loop: so many operations at a time, each followed by the next.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -23,7 +23,16 @@ pub struct Window {
     pub warm_up: Duration,
     /// Measured.
     pub measured: Duration,
+    /// It is measured for longer until so many operations have ended, but at most
+    /// [`PATIENCE`] times as long.
+    pub at_least: u64,
 }
+
+/// How much longer than asked a window may be on a machine that is busy with something else.
+pub const PATIENCE: u32 = 10;
+
+/// Every loop has warmed up when it has run so often: its connection is open then.
+const WARM: u64 = 3;
 
 /// What ran within the measured part of the window.
 #[derive(Debug)]
@@ -42,23 +51,41 @@ const WARM_UP: u8 = 0;
 const MEASURED: u8 = 1;
 const OVER: u8 = 2;
 
+#[derive(Debug, Default)]
+struct Progress {
+    phase: AtomicU8,
+    /// Loops that have warmed up.
+    warm: AtomicUsize,
+    /// Operations that ended in the measured phase.
+    operations: AtomicU64,
+}
+
 /// Runs each of the operations in a loop of its own, all at the same time.
 ///
 /// # Errors
 /// The first error of an operation ends the run.
 pub async fn closed_loop<O: Operation>(operations: Vec<O>, window: Window) -> Outcome<Measured> {
-    let phase = Arc::new(AtomicU8::new(WARM_UP));
+    let progress = Arc::new(Progress::default());
+    let count = operations.len();
     let mut loops: JoinSet<Outcome<Vec<Duration>>> = operations
         .into_iter()
-        .map(|operation| repeat(operation, Arc::clone(&phase)))
+        .map(|operation| repeat(operation, Arc::clone(&progress)))
         .collect();
 
     let stopwatch = async {
         tokio::time::sleep(window.warm_up).await;
+        until(window.measured * PATIENCE, || {
+            progress.warm.load(Ordering::Relaxed) == count
+        })
+        .await;
         let (cpu, start) = (usage::cpu_time(), Instant::now());
-        phase.store(MEASURED, Ordering::Relaxed);
+        progress.phase.store(MEASURED, Ordering::Relaxed);
         tokio::time::sleep(window.measured).await;
-        phase.store(OVER, Ordering::Relaxed);
+        until(window.measured * PATIENCE, || {
+            progress.operations.load(Ordering::Relaxed) >= window.at_least
+        })
+        .await;
+        progress.phase.store(OVER, Ordering::Relaxed);
         (usage::cpu_time().saturating_sub(cpu), start.elapsed())
     };
     tokio::pin!(stopwatch);
@@ -83,14 +110,27 @@ pub async fn closed_loop<O: Operation>(operations: Vec<O>, window: Window) -> Ou
     })
 }
 
-async fn repeat<O: Operation>(mut operation: O, phase: Arc<AtomicU8>) -> Outcome<Vec<Duration>> {
+async fn until(at_most: Duration, reached: impl Fn() -> bool) {
+    let deadline = Instant::now() + at_most;
+    while !reached() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn repeat<O: Operation>(mut operation: O, progress: Arc<Progress>) -> Outcome<Vec<Duration>> {
     let mut latencies = Vec::new();
     for turn in 0.. {
         let start = Instant::now();
         operation.run(turn).await?;
-        match phase.load(Ordering::Relaxed) {
+        if turn + 1 == WARM {
+            progress.warm.fetch_add(1, Ordering::Relaxed);
+        }
+        match progress.phase.load(Ordering::Relaxed) {
             WARM_UP => {}
-            MEASURED => latencies.push(start.elapsed()),
+            MEASURED => {
+                latencies.push(start.elapsed());
+                progress.operations.fetch_add(1, Ordering::Relaxed);
+            }
             _ => break,
         }
     }
@@ -165,4 +205,34 @@ impl Measured {
 #[must_use]
 pub fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Pause(Duration);
+
+    impl Operation for Pause {
+        async fn run(&mut self, _: u64) -> Outcome<()> {
+            tokio::time::sleep(self.0).await;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_window_lasts_until_enough_operations_have_ended() {
+        let window = Window {
+            warm_up: Duration::ZERO,
+            measured: Duration::from_millis(20),
+            at_least: 12,
+        };
+        let pauses = [
+            Pause(Duration::from_millis(10)),
+            Pause(Duration::from_millis(10)),
+        ];
+        let measured = closed_loop(pauses.into(), window).await.unwrap();
+        assert!(measured.operations >= 12, "{measured:?}");
+        assert!(measured.latency_us(0.5) >= 10_000.0, "{measured:?}");
+    }
 }

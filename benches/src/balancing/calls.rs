@@ -108,6 +108,7 @@ async fn repeat<O: Operation>(job: &Job, one: impl Fn() -> O) -> Outcome<Sample>
     let window = |warm_up, measured| Window {
         warm_up: Duration::from_millis(warm_up),
         measured: Duration::from_millis(measured),
+        at_least: 0,
     };
     let loops = || (0..job.concurrency).map(|_| one()).collect();
     // Connections are opened before anything is counted.

@@ -1,10 +1,10 @@
 //! `health_query`: one query of all instances of a service after the other, from the canned server.
 
 use crate::Outcome;
-use crate::contest::{Contender, Contest, Metric, Sample};
+use crate::contest::{Contender, Contest, Metric, OURS, Sample};
 use crate::control_plane::Stage;
 use crate::control_plane::job::Job;
-use crate::control_plane::subject::{self, ByHand, Fetch, Health};
+use crate::control_plane::subject::{self, ByHand, Fetch, Health, Ours};
 use crate::load::{self, Operation};
 use crate::usage::{Allocations, Memory};
 
@@ -36,7 +36,11 @@ const METRICS: [Metric; 5] = [
 pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
     let quick = stage.args.quick;
     for instances in [10, 100, 1_000, 10_000_u64] {
-        let mut contenders = vec![Contender::floor("serde_json"), Contender::floor("fetch")];
+        let mut contenders = vec![
+            Contender::OURS,
+            Contender::floor("serde_json"),
+            Contender::floor("fetch"),
+        ];
         contenders.extend(subject::peers(
             stage,
             &[subject::RS_CONSUL, subject::CONSULRS, subject::GO],
@@ -64,6 +68,7 @@ pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
 
 pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
     match job.contender.as_str() {
+        OURS => contender::<Ours>(job).await,
         "serde_json" => contender::<ByHand>(job).await,
         "fetch" => contender::<Fetch>(job).await,
         #[cfg(feature = "peers")]

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::contest::{Contender, Contest, Metric, Sample};
+use crate::contest::{Contender, Contest, Metric, OURS, Sample};
 use crate::control_plane::Stage;
 use crate::control_plane::job::Job;
-use crate::control_plane::subject::{self, ByHand, Kv, Raw};
+use crate::control_plane::subject::{self, ByHand, Kv, Ours, Raw, Subject};
 use crate::load::{self, Operation, Window};
 
 /// Read one key after the other.
@@ -48,11 +48,16 @@ pub(super) async fn run(stage: &mut Stage, bench: &'static str) -> Outcome<()> {
     let quick = stage.args.quick;
     let concurrencies: &[u64] = if quick { &[1, 64] } else { &[1, 16, 64] };
     for &concurrency in concurrencies {
-        let mut contenders = vec![Contender::floor("reqwest"), Contender::floor("hyper")];
+        let mut contenders = vec![
+            Contender::OURS,
+            Contender::floor("reqwest"),
+            Contender::floor("hyper"),
+        ];
         contenders.extend(subject::peers(
             stage,
             &[subject::RS_CONSUL, subject::CONSULRS, subject::GO],
         ));
+        fill(&consul.address(), concurrency).await?;
         let mut contest =
             Contest::new(bench, &METRICS, contenders).param("concurrency", concurrency);
         contest
@@ -64,6 +69,7 @@ pub(super) async fn run(stage: &mut Stage, bench: &'static str) -> Outcome<()> {
                     concurrency: usize::try_from(concurrency)?,
                     warm_up_ms: if quick { 40 } else { 300 },
                     measured_ms: if quick { 120 } else { 1_000 },
+                    at_least: 20 * concurrency,
                     ..Job::default()
                 };
                 stage.measure(&job).await
@@ -74,8 +80,23 @@ pub(super) async fn run(stage: &mut Stage, bench: &'static str) -> Outcome<()> {
     Ok(())
 }
 
+/// The keys of one loop.
+fn keys(number: u64) -> impl Iterator<Item = String> {
+    (0..KEYS).map(move |key| format!("bench/{number:02}/setting-{key:02}"))
+}
+
+/// Writes the keys of all loops.
+async fn fill(address: &str, loops: u64) -> Outcome<()> {
+    let mut writer = ByHand::connect(address).await?;
+    for key in (0..loops).flat_map(keys) {
+        writer.put(&key, VALUE).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
     match job.contender.as_str() {
+        OURS => contender::<Ours>(job).await,
         "reqwest" => contender::<ByHand>(job).await,
         "hyper" => contender::<Raw>(job).await,
         #[cfg(feature = "peers")]
@@ -87,20 +108,12 @@ pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
 }
 
 async fn contender<S: Kv>(job: &Job) -> Outcome<Sample> {
-    let mut first = S::connect(&job.address).await?;
+    let first = S::connect(&job.address).await?;
     let mut loops = Vec::new();
-    for number in 0..job.concurrency {
-        let keys: Vec<_> = (0..KEYS)
-            .map(|key| format!("bench/{number:02}/setting-{key:02}"))
-            .collect();
-        if job.bench == GET {
-            for key in &keys {
-                first.put(key, VALUE).await?;
-            }
-        }
+    for number in 0..job.concurrency as u64 {
         loops.push(Loop {
             subject: first.another().await?,
-            keys,
+            keys: keys(number).collect(),
             write: job.bench == PUT,
         });
     }
@@ -108,6 +121,7 @@ async fn contender<S: Kv>(job: &Job) -> Outcome<Sample> {
     let window = Window {
         warm_up: Duration::from_millis(job.warm_up_ms),
         measured: Duration::from_millis(job.measured_ms),
+        at_least: job.at_least,
     };
     Ok(load::closed_loop(loops, window).await?.sample())
 }

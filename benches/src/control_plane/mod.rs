@@ -11,6 +11,8 @@ mod watch_propagation;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::args::Args;
 use crate::canned::{self, Canned};
 use crate::consul::Consul;
@@ -55,7 +57,7 @@ pub async fn main() -> ExitCode {
         Some(job::MODE) => run_job(arguments.nth(1)).await,
         _ => tokio::select! {
             done = coordinate(arguments) => done,
-            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+            () = asked_to_end() => Err("interrupted".into()),
         },
     };
     match done {
@@ -64,6 +66,17 @@ pub async fn main() -> ExitCode {
             eprintln!("{failure}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Ends when the person or the system wants the program to end, so that what it started ends too.
+async fn asked_to_end() {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
     }
 }
 

@@ -15,11 +15,11 @@ use tokio::task::JoinSet;
 use crate::Outcome;
 use crate::bodies::{Instance, SERVICE};
 use crate::consul::Consul;
-use crate::contest::{Contender, Contest, Metric, Sample, median};
+use crate::contest::{Contender, Contest, Metric, OURS, Sample, median};
 use crate::control_plane::Stage;
 use crate::control_plane::by_hand::ServiceEntry;
 use crate::control_plane::job::{self, Job};
-use crate::control_plane::subject::{self, ByHand, Follow, Subject};
+use crate::control_plane::subject::{self, ByHand, Follow, Ours, Subject};
 use crate::load::micros;
 use crate::tap::Tap;
 use crate::usage::{cpu_time, monotonic_nanos};
@@ -81,7 +81,7 @@ pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
             registered = (registered + 100).min(instances);
         }
         for readers in [1, 200_u64] {
-            let mut contenders = vec![Contender::floor(BARE)];
+            let mut contenders = vec![Contender::OURS, Contender::floor(BARE)];
             if readers == 1 {
                 contenders.extend(subject::peers(stage, &[subject::RS_CONSUL, subject::GO]));
             } else if instances <= 10 && !stage.args.quick {
@@ -145,7 +145,7 @@ async fn round(
     port: &mut u16,
 ) -> Outcome<Sample> {
     let tap = Tap::start(consul.socket_address()).await?;
-    let shares = contender == BARE;
+    let shares = contender == OURS || contender == BARE;
     let queries = if shares { 1 } else { readers };
     let job = Job {
         bench: BENCH.to_owned(),
@@ -217,6 +217,7 @@ pub(super) async fn measure(job: &Job) -> Outcome<()> {
     let (arrivals, told) = mpsc::channel(1024);
     let mut tasks = JoinSet::new();
     match job.contender.as_str() {
+        OURS => each::<Ours>(job, &arrivals, &mut tasks).await?,
         BARE if job.readers == 1 => each::<ByHand>(job, &arrivals, &mut tasks).await?,
         BARE => shared(job, &arrivals, &mut tasks).await?,
         BARE_EACH => each::<ByHand>(job, &arrivals, &mut tasks).await?,

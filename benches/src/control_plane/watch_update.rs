@@ -2,11 +2,11 @@
 
 use crate::Outcome;
 use crate::canned::STILL_PERIOD;
-use crate::contest::{Contender, Contest, Metric, Sample};
+use crate::contest::{Contender, Contest, Metric, OURS, Sample};
 use crate::control_plane::Stage;
 use crate::control_plane::job::Job;
 use crate::control_plane::subject;
-use crate::control_plane::subject::{ByHand, Fetch, Follow};
+use crate::control_plane::subject::{ByHand, Fetch, Follow, Ours};
 use crate::load::micros;
 use crate::usage::{Allocations, Memory, cpu_time};
 
@@ -40,7 +40,7 @@ const METRICS: [Metric; 5] = [
 pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
     let quick = stage.args.quick;
     for changed in [1, 0] {
-        let mut contenders = vec![Contender::floor("fetch")];
+        let mut contenders = vec![Contender::OURS, Contender::floor("fetch")];
         if changed > 0 || !quick {
             contenders.push(Contender::floor("decode"));
         }
@@ -74,6 +74,7 @@ pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
 
 pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
     match job.contender.as_str() {
+        OURS => contender::<Ours>(job).await,
         "fetch" => contender::<Fetch>(job).await,
         "decode" => contender::<ByHand>(job).await,
         #[cfg(feature = "peers")]

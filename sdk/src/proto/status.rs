@@ -121,6 +121,7 @@ fn refused(body: &str) -> bool {
             "strconv.",
             "Invalid Session TTL",
             "Invalid Behavior",
+            "Bad node ID",
             "Missing node registration",
             "registration", // `Missing check 'x' registration`
             "is in critical state",

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::api::agent::ServiceDefinition;
 use crate::api::health::Status;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ident::ServiceId;
 use crate::proto::heartbeat::Heartbeat;
 
@@ -72,17 +72,9 @@ impl Desired {
     }
 
     /// Takes over a changed definition.
-    pub(super) fn change(&mut self, definition: ServiceDefinition) -> Result<()> {
-        definition.validate()?;
-        if definition.effective_id()? != self.id {
-            return Err(Error::invalid(format!(
-                "service {:?}: its ID must stay; register another one for another ID",
-                &*self.id
-            )));
-        }
+    pub(super) fn change(&mut self, definition: ServiceDefinition) {
         self.definition = definition;
         self.version += 1;
-        Ok(())
     }
 
     /// The heartbeats that the definition asks for, all due at once.
@@ -211,15 +203,5 @@ mod tests {
         // What the agent knows counts, also if an operator switched it.
         assert_eq!(checks(service(None)), std::slice::from_ref(&own));
         assert_eq!(checks(service(Some("disk"))), [own, maintenance("disk")]);
-    }
-
-    #[test]
-    fn a_changed_definition_keeps_its_id() {
-        let mut desired = Desired::new(ServiceDefinition::new("web").port(80), 0).unwrap();
-        let other = desired.definition.clone().id("other");
-        assert!(desired.change(other).unwrap_err().is_invalid());
-        let moved = desired.definition.clone().port(81);
-        desired.change(moved).unwrap();
-        assert_eq!((&*desired.id, desired.version), ("web-80", 1));
     }
 }

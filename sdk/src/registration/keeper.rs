@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 mod outcomes;
 
-use super::State;
 use super::desired::{Beat, Desired};
 use super::work::{self, Beaten, Registered, Slot, ToBeat};
+use super::{Definition, State};
 use crate::api::agent::{AgentService, ServiceDefinition};
 use crate::api::health::Status;
 use crate::client::Client;
@@ -23,11 +23,10 @@ use crate::task::StopSignal;
 /// What the guard asks of its keeper.
 pub(super) enum Command {
     Say(Status, Arc<str>, Reply),
-    Update(Change, Reply),
+    Update(Reply),
     Maintain(Option<Arc<str>>, Reply),
 }
 
-pub(super) type Change = Box<dyn FnOnce(ServiceDefinition) -> ServiceDefinition + Send>;
 pub(super) type Reply = oneshot::Sender<Result<()>>;
 
 /// Keeps one service registered.
@@ -37,6 +36,8 @@ pub(super) type Reply = oneshot::Sender<Result<()>>;
 pub(super) struct Keeper {
     client: Client,
     desired: Desired,
+    /// What the guard asks for.
+    definition: Arc<Definition>,
     /// The last definition that the agent took.
     accepted: Option<ServiceDefinition>,
     /// Who the agent knows the registration from.
@@ -99,12 +100,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const CALM: Duration = Duration::from_secs(10);
 
 impl Keeper {
-    pub(super) fn new(client: Client, desired: Desired, state: watch::Sender<State>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        desired: Desired,
+        definition: Arc<Definition>,
+        state: watch::Sender<State>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             beats: desired.beats(now),
             client,
             desired,
+            definition,
             accepted: None,
             token: None,
             said: 0,
@@ -161,7 +168,10 @@ impl Keeper {
         self.looking.clear();
         self.beating.clear();
         self.changing.clear();
-        let outcome = work::goodbye(self.client.clone(), self.desired.id.clone(), haunted).await;
+        let stale = self.accepted.is_some() && self.client.current_token() != self.token;
+        let renew = stale.then(|| self.desired.clone());
+        let id = self.desired.id.clone();
+        let outcome = work::goodbye(self.client.clone(), id, renew, haunted).await;
         match &outcome {
             Ok(()) => tracing::info!(service = %self.desired.id, "service deregistered"),
             Err(err) => {
@@ -215,7 +225,8 @@ impl Keeper {
         if self.changing.is_empty() {
             self.register_at.into_iter().for_each(&mut by);
         }
-        if self.beating.is_empty() {
+        // They wait for the registration with a new token.
+        if self.beating.is_empty() && self.client.current_token() == self.token {
             self.beats.iter().for_each(|beat| by(beat.rhythm.due()));
         }
         if self.looking.is_empty() {
@@ -229,11 +240,13 @@ impl Keeper {
         if self.token_at <= now {
             let denied = matches!(*self.state.borrow(), State::Denied { .. });
             self.token_at = now + if denied { TOKEN_DENIED } else { TOKEN };
-            // The agent keeps the token of the registration for its own talk to the servers; when
-            // that dies, the service dies with it, even if the heartbeats have a new one.
-            if self.client.current_token() != self.token {
-                self.register_at = Some(now);
-            }
+        }
+        // The agent keeps the token of the registration for its own talk to the servers. When that
+        // one dies, neither a change nor the goodbye reaches them, and heartbeats with a new token
+        // say nothing about it (measured on 1.8.7).
+        let renewing = self.client.current_token() != self.token;
+        if renewing && self.changing.is_empty() {
+            self.register_at = Some(now);
         }
         if self.calm_at.is_some_and(|at| at <= now) {
             self.calm_at = None;
@@ -252,7 +265,7 @@ impl Keeper {
                     .start(async move { Changed::Registered(register.await) });
             }
         }
-        if self.beating.is_empty() {
+        if self.beating.is_empty() && !renewing {
             let due = self.to_beat(|beat| beat.rhythm.due() <= now);
             if !due.is_empty() {
                 self.beating
@@ -311,12 +324,10 @@ impl Keeper {
                 self.waiting.says.push((self.said, reply));
                 self.hurry(now);
             }
-            Command::Update(change, reply) => {
-                let definition = change(self.desired.definition.clone());
-                if let Err(err) = self.desired.change(definition) {
-                    reply.send(Err(err)).ok();
-                    return;
-                }
+            Command::Update(reply) => {
+                // The latest: of two that came together, one registration tells both.
+                let definition = self.definition.lock().clone();
+                self.desired.change(definition);
                 self.waiting.updates.push((self.desired.version, reply));
                 self.register_at = Some(now);
             }

@@ -246,6 +246,41 @@ async fn an_update_that_is_nonsense_or_refused_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn updates_that_come_together_all_take_effect() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let registration = client.register(beating()).await.unwrap();
+    let (one, two, three) = tokio::join!(
+        registration.update(|web| web.tag("one")),
+        registration.update(|web| web.tag("two")),
+        registration.set_meta("three", "3"),
+    );
+    one.and(two).and(three).unwrap();
+    let found = service(&client).await.unwrap();
+    assert!(found.tags().contains("one") && found.tags().contains("two"));
+    assert_eq!(found.meta().get("three"), Some("3"));
+    assert!(found.id() == "web-1" && registration.definition().validate().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_panics_or_takes_another_id_leaves_the_registration_alone() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let registration = Arc::new(client.register(beating()).await.unwrap());
+    let moved = registration.update(|web| web.id("web-2")).await;
+    assert!(moved.unwrap_err().is_invalid());
+    let own = Arc::clone(&registration);
+    let change = Worker::spawn(&Handle::current(), |_| async move {
+        own.update(|_| panic!("in a change")).await
+    });
+    assert!(change.stop().await.is_none());
+    registration.update(|web| web.tag("after")).await.unwrap();
+    sleep(TTL * 3).await;
+    assert!(registration.state().is_registered());
+    assert_eq!(status(&client).await, Some(Status::Passing));
+}
+
+#[tokio::test(start_paused = true)]
 async fn checks_can_be_added_and_removed_live() {
     let agent = Agent::in_memory();
     let client = client(&agent);
@@ -362,6 +397,26 @@ async fn a_revoked_token_is_told_and_a_new_one_is_used() {
     agent.accept_token("second-one");
     assert!(registration.state_changed().await.is_registered());
     assert_eq!(status(&client).await, Some(Status::Passing));
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_with_a_new_token_makes_it_known_to_the_agent_first() {
+    let path = std::env::temp_dir().join(format!("lictor-goodbye-{}", std::process::id()));
+    std::fs::write(&path, "first").unwrap();
+    let agent = Agent::in_memory();
+    let client = Client::builder()
+        .transport(agent.clone())
+        .token_file(&path)
+        .build()
+        .unwrap();
+    let registration = client.register(beating()).await.unwrap();
+    std::fs::write(&path, "second-one").unwrap();
+    // Before anything else looks at the file.
+    sleep(Duration::from_secs(2)).await;
+    registration.close().await.unwrap();
+    assert_eq!(agent.requests().count(&Method::PUT, REGISTER), 2);
+    assert!(service(&client).await.is_none());
     std::fs::remove_file(&path).unwrap();
 }
 

@@ -151,12 +151,24 @@ pub(super) async fn maintain(
 
 /// Deregisters the service, within a deadline.
 ///
-/// With `haunted`, a registration may still be on its way to the agent: then it is looked for until
-/// it is surely gone.
-pub(super) async fn goodbye(client: Client, id: ServiceId, haunted: bool) -> Result<()> {
+/// With `haunted`, a registration may still be on its way to the agent: then it is repeated until
+/// nothing can come late. With `renew`, the agent knows the service by a token that has changed:
+/// without the new one, it could not tell the servers.
+pub(super) async fn goodbye(
+    client: Client,
+    id: ServiceId,
+    renew: Option<Desired>,
+    haunted: bool,
+) -> Result<()> {
     let agent = client.agent();
     let deadline = Instant::now() + GOODBYE;
     let leave = async {
+        if let Some(desired) = renew
+            && matches!(look(client.clone(), id.clone(), None).await, Ok(Some(_)))
+        {
+            // What it comes to shows at the next step.
+            register(client.clone(), desired).await.result.ok();
+        }
         let mut pause = Duration::from_millis(50);
         let mut confirmations = if haunted { 4 } else { 0 };
         loop {

@@ -3,6 +3,7 @@
 #[cfg(feature = "peers")]
 mod consulrs;
 mod fetch;
+mod ours;
 mod by_hand;
 mod raw;
 #[cfg(feature = "peers")]
@@ -16,6 +17,7 @@ pub(super) use by_hand::ByHand;
 #[cfg(feature = "peers")]
 pub(super) use consulrs::Consulrs;
 pub(super) use fetch::Fetch;
+pub(super) use ours::Ours;
 pub(super) use raw::Raw;
 #[cfg(feature = "peers")]
 pub(super) use rs_consul::RsConsul;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Call;
 use super::decode::Fields;
 use super::definition::{CheckDefinition, ServiceDefinition};
-use super::filter;
+use super::fields;
 use super::query::{Options, go_bool, parse_wait};
 use super::reply::{self, Refusal, Reply};
 use super::views::{AgentServiceView, CheckView};
@@ -90,7 +90,7 @@ impl Call {
     }
 
     pub(super) fn agent_services(&self) -> Outcome {
-        let filter = self.filter(filter::SERVICE)?;
+        let filter = self.filter(fields::SERVICE)?;
         let locked = self.core.lock();
         let services: BTreeMap<&str, AgentServiceView<'_>> = locked
             .state
@@ -104,7 +104,7 @@ impl Call {
     }
 
     pub(super) fn agent_checks(&self) -> Outcome {
-        let filter = self.filter(filter::CHECK)?;
+        let filter = self.filter(fields::CHECK)?;
         let locked = self.core.lock();
         let checks: BTreeMap<&str, CheckView<'_>> = locked
             .state

@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Call;
-use super::filter;
+use super::fields;
 use super::query::{Consistency, Options, go_bool};
 use super::read::{Kind, Narrow, Read, What};
 use super::reply::{self, Refusal, Reply};
 use super::routes::Endpoint;
-use crate::embedded::state::{Leader, Replica, State};
+use crate::embedded::state::{Leader, State};
 
 /// How long a server without a leader holds a request (`rpc_hold_timeout`).
 const LEADER_WAIT: Duration = Duration::from_secs(7);
@@ -65,12 +65,12 @@ impl Call {
             what,
             What::Services | What::Service { .. } | What::HealthService { .. }
         );
-        let fields = match what {
-            What::Nodes => filter::NODE,
-            What::Service { .. } => filter::SERVICE_NODE,
-            What::NodeMap { .. } | What::NodeList { .. } => filter::SERVICE,
-            What::HealthService { .. } => filter::HEALTH,
-            _ => filter::CHECK,
+        let filterable = match what {
+            What::Nodes => fields::NODE,
+            What::Service { .. } => fields::SERVICE_NODE,
+            What::NodeMap { .. } | What::NodeList { .. } => fields::SERVICE,
+            What::HealthService { .. } => fields::HEALTH,
+            _ => fields::CHECK,
         };
         let mut read = Read {
             narrow: self.narrow(endpoint)?,
@@ -83,7 +83,7 @@ impl Call {
         // Consul 1.8.7 reads no filter for the names of services.
         if endpoint != Endpoint::CatalogServices {
             read.filter = self
-                .filter(fields)
+                .filter(filterable)
                 .map_err(|refusal| read.failed(refusal))?;
         }
         self.read(&read, &options).await
@@ -166,6 +166,7 @@ impl Call {
         let _open = (options.min_index > 0).then(|| self.core.traffic.open(&self.path));
         let mut changes = self.core.subscribe();
         let mut start = None;
+        let mut evaluated = None;
         loop {
             let wake_at = {
                 let now = Instant::now();
@@ -184,7 +185,13 @@ impl Call {
                     let text = "rpc error making call: EOF";
                     return Err(failed(Refusal::internal(text)));
                 }
-                let index = read.index(&locked.state.replica, now);
+                let replica = &locked.state.replica;
+                let stamp = read.stamp(replica);
+                let index = match evaluated {
+                    Some((known, index)) if known == stamp => index,
+                    _ => read.index(replica, now),
+                };
+                evaluated = Some((stamp, index));
                 let restored = replaced != replaced_at_start;
                 if restored
                     || options.min_index == 0
@@ -195,11 +202,12 @@ impl Call {
                     let hit = cached.map(|key| !locked.cached.insert(key));
                     let state = &locked.state;
                     // A restore wakes who waits, but with what was there before it.
-                    let replica = match &locked.former {
-                        Some(former) if restored => former,
-                        _ => &state.replica,
+                    let (replica, index) = match &locked.former {
+                        Some(former) if restored => (&**former, read.index(former, now)),
+                        _ => (&state.replica, index),
                     };
-                    return Ok(read.reply(replica, state, options, hit, now));
+                    let body = read.body(replica, &state.identity);
+                    return Ok(read.with_headers(body, index, state, options, hit, now));
                 }
                 locked
                     .state
@@ -241,16 +249,15 @@ impl Read {
         wanted.then(|| format!("{path} {:?}", self.narrow))
     }
 
-    fn reply(
+    fn with_headers(
         &self,
-        replica: &Replica,
+        mut reply: Reply,
+        index: u64,
         state: &State,
         options: &Options,
         hit: Option<bool>,
         now: Instant,
     ) -> Reply {
-        let mut reply = self.body(replica, &state.identity);
-        let index = self.index(replica, now);
         reply::set(&mut reply, "x-consul-index", &index.to_string());
         let (known, contact) = match state.leader {
             Leader::Elected => ("true", 0),

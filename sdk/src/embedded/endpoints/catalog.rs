@@ -5,14 +5,17 @@ use serde_json::{Map, Value};
 use super::Call;
 use super::decode::{Fields, Undecodable};
 use super::definition::{check_weights, tagged_addresses, weights};
+use super::query::Options;
 use super::reply::{self, Refusal, Reply};
 use crate::embedded::state::model::{Check, Node, Pairs, Service, status};
 use crate::proto::duration;
 
 impl Call {
-    pub(super) fn catalog_datacenters(&self) -> Reply {
+    pub(super) fn catalog_datacenters(&self) -> Result<Reply, Refusal> {
+        Options::consistency(&self.params)?;
         let locked = self.core.lock();
-        reply::json(&[&locked.state.identity.datacenter], self.layout())
+        let own = &locked.state.identity.datacenter;
+        Ok(reply::json(&[own], self.layout()))
     }
 
     pub(super) async fn catalog_register(&self) -> Result<Reply, Refusal> {

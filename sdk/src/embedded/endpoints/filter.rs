@@ -5,7 +5,9 @@
 //! See <https://developer.hashicorp.com/consul/api-docs/features/filtering>.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::fields::{Field, Fields};
 
 /// A parsed expression whose selectors exist.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -22,97 +24,6 @@ pub(super) enum Wrong {
     Unserved(&'static str),
 }
 
-/// What a selector stands for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Field {
-    Text,
-    Integer,
-    Boolean,
-    Texts,
-    /// Texts by key.
-    Pairs,
-    Struct(&'static [(&'static str, Self)]),
-    /// Structs by key.
-    Structs(&'static [(&'static str, Self)]),
-    /// A list of structs: one that matches is enough.
-    List(&'static [(&'static str, Self)]),
-}
-
-type Fields = &'static [(&'static str, Field)];
-
-const WEIGHTS: Fields = &[("Passing", Field::Integer), ("Warning", Field::Integer)];
-const ADDRESS: Fields = &[("Address", Field::Text), ("Port", Field::Integer)];
-const CONNECT: Fields = &[("Native", Field::Boolean)];
-const PROXY: Fields = &[
-    ("DestinationServiceName", Field::Text),
-    ("DestinationServiceID", Field::Text),
-    ("LocalServiceAddress", Field::Text),
-    ("LocalServicePort", Field::Integer),
-];
-
-pub(super) const NODE: Fields = &[
-    ("ID", Field::Text),
-    ("Node", Field::Text),
-    ("Address", Field::Text),
-    ("Datacenter", Field::Text),
-    ("TaggedAddresses", Field::Pairs),
-    ("Meta", Field::Pairs),
-];
-
-pub(super) const SERVICE: Fields = &[
-    ("Kind", Field::Text),
-    ("ID", Field::Text),
-    ("Service", Field::Text),
-    ("Tags", Field::Texts),
-    ("Address", Field::Text),
-    ("TaggedAddresses", Field::Structs(ADDRESS)),
-    ("Meta", Field::Pairs),
-    ("Port", Field::Integer),
-    ("Weights", Field::Struct(WEIGHTS)),
-    ("EnableTagOverride", Field::Boolean),
-    ("Proxy", Field::Struct(PROXY)),
-    ("Connect", Field::Struct(CONNECT)),
-];
-
-pub(super) const CHECK: Fields = &[
-    ("Node", Field::Text),
-    ("CheckID", Field::Text),
-    ("Name", Field::Text),
-    ("Status", Field::Text),
-    ("Notes", Field::Text),
-    ("Output", Field::Text),
-    ("ServiceID", Field::Text),
-    ("ServiceName", Field::Text),
-    ("ServiceTags", Field::Texts),
-];
-
-pub(super) const HEALTH: Fields = &[
-    ("Node", Field::Struct(NODE)),
-    ("Service", Field::Struct(SERVICE)),
-    ("Checks", Field::List(CHECK)),
-];
-
-pub(super) const SERVICE_NODE: Fields = &[
-    ("ID", Field::Text),
-    ("Node", Field::Text),
-    ("Address", Field::Text),
-    ("Datacenter", Field::Text),
-    ("TaggedAddresses", Field::Pairs),
-    ("NodeMeta", Field::Pairs),
-    ("ServiceKind", Field::Text),
-    ("ServiceID", Field::Text),
-    ("ServiceName", Field::Text),
-    ("ServiceTags", Field::Texts),
-    ("ServiceAddress", Field::Text),
-    ("ServiceTaggedAddresses", Field::Structs(ADDRESS)),
-    ("ServiceWeights", Field::Struct(WEIGHTS)),
-    ("ServiceMeta", Field::Pairs),
-    ("ServicePort", Field::Integer),
-    ("ServiceEnableTagOverride", Field::Boolean),
-    ("ServiceProxy", Field::Struct(PROXY)),
-    ("ServiceConnect", Field::Struct(CONNECT)),
-];
-
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Expression {
     And(Box<Self>, Box<Self>),
@@ -122,6 +33,8 @@ enum Expression {
         path: Vec<String>,
         operator: Operator,
         value: String,
+        /// What stands for a field that an answer leaves out because it is zero.
+        absent: Option<Value>,
     },
 }
 
@@ -157,11 +70,11 @@ impl Filter {
             at: 0,
             depth: 0,
         };
-        let expression = parser.either()?;
+        let mut expression = parser.either()?;
         if parser.at < parser.tokens.len() {
             return Err(parser.wrong());
         }
-        check(&expression, fields)?;
+        check(&mut expression, fields)?;
         Ok(Self(expression))
     }
 
@@ -172,7 +85,7 @@ impl Filter {
 }
 
 /// Refuses selectors that do not exist and operators that do not fit them.
-fn check(expression: &Expression, fields: Fields) -> Result<(), Wrong> {
+fn check(expression: &mut Expression, fields: Fields) -> Result<(), Wrong> {
     match expression {
         Expression::And(one, other) | Expression::Or(one, other) => {
             check(one, fields)?;
@@ -183,12 +96,14 @@ fn check(expression: &Expression, fields: Fields) -> Result<(), Wrong> {
             path,
             operator,
             value,
+            absent,
         } => {
             let field = resolve(path, fields).map_err(|known| {
                 let selector = path.get(..=known).unwrap_or(path).join(".");
                 Wrong::Meaning(format!("Selector {selector:?} is not valid"))
             })?;
             let selector = path.join(".");
+            *absent = zero(path, field, fields);
             let fits = match operator {
                 Operator::Equal | Operator::NotEqual => {
                     matches!(field, Field::Text | Field::Integer | Field::Boolean)
@@ -201,7 +116,7 @@ fn check(expression: &Expression, fields: Fields) -> Result<(), Wrong> {
                 }
                 Operator::IsEmpty | Operator::IsNotEmpty => matches!(
                     field,
-                    Field::Text | Field::Texts | Field::Pairs | Field::Structs(_) | Field::List(_)
+                    Field::Texts | Field::Pairs | Field::Structs(_) | Field::List(_)
                 ),
             };
             if !fits {
@@ -249,30 +164,55 @@ fn holds(expression: &Expression, item: &Value) -> bool {
             path,
             operator,
             value,
-        } => matches(path, *operator, value, item),
+            absent,
+        } => {
+            let judged = |item: &Value| judge(*operator, value, item);
+            // A key that a map has not matches nothing, and so only what denies a match.
+            let missing = || {
+                let denies = matches!(operator, Operator::NotEqual | Operator::NotIn);
+                absent.as_ref().map_or(denies, judged)
+            };
+            matches(path, item, &judged, &missing)
+        }
     }
 }
 
-fn matches(path: &[String], operator: Operator, value: &str, item: &Value) -> bool {
+/// The value of a field that is not written when it is zero; a key of a map has none.
+fn zero(path: &[String], field: Field, fields: Fields) -> Option<Value> {
+    let parent = path.split_last().map(|(_, parent)| parent)?;
+    if matches!(
+        resolve(parent, fields),
+        Ok(Field::Pairs | Field::Structs(_))
+    ) {
+        return None;
+    }
+    Some(match field {
+        Field::Text => Value::String(String::new()),
+        Field::Integer => Value::from(0),
+        Field::Boolean => Value::Bool(false),
+        Field::Texts | Field::List(_) => Value::Array(Vec::new()),
+        Field::Pairs | Field::Struct(_) | Field::Structs(_) => Value::Object(Map::new()),
+    })
+}
+
+fn matches(
+    path: &[String],
+    item: &Value,
+    judged: &impl Fn(&Value) -> bool,
+    missing: &impl Fn() -> bool,
+) -> bool {
     let Some((first, rest)) = path.split_first() else {
-        return judge(operator, value, item);
+        return judged(item);
     };
     match item {
         Value::Array(items) => items
             .iter()
-            .any(|item| matches(path, operator, value, item)),
+            .any(|item| matches(path, item, judged, missing)),
         Value::Object(map) => match map.get(first) {
-            Some(item) => matches(rest, operator, value, item),
-            // What an answer leaves out is zero, and what a map has not matches nothing.
-            None => matches!(
-                operator,
-                Operator::NotEqual | Operator::NotIn | Operator::IsEmpty
-            ),
+            Some(item) => matches(rest, item, judged, missing),
+            None => missing(),
         },
-        _ => matches!(
-            operator,
-            Operator::NotEqual | Operator::NotIn | Operator::IsEmpty
-        ),
+        _ => missing(),
     }
 }
 
@@ -333,7 +273,10 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, Wrong> {
             '=' if rest.starts_with("==") => (Token::Equal, rest.get(2..)),
             '!' if rest.starts_with("!=") => (Token::NotEqual, rest.get(2..)),
             '"' | '`' => {
-                let (value, after) = quoted(rest, first).ok_or_else(|| no_match(text, at))?;
+                let (value, after) = quoted(rest, first).ok_or_else(|| {
+                    let end = text.len();
+                    wrong_at(text, end, "rule \"string\": Unterminated string literal")
+                })?;
                 (Token::Quoted(value), Some(after))
             }
             c if c.is_ascii_alphabetic() => {
@@ -346,10 +289,11 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, Wrong> {
                     .unwrap_or(rest.len());
                 let (number, after) = rest.split_at(end);
                 if number.parse::<f64>().is_err() {
-                    let column = at.saturating_add(1);
-                    return Err(Wrong::Syntax(format!(
-                        "1:{column} ({at}): rule \"number\": Invalid number literal"
-                    )));
+                    return Err(wrong_at(
+                        text,
+                        at,
+                        "rule \"number\": Invalid number literal",
+                    ));
                 }
                 (Token::Number(number.to_owned()), Some(after))
             }
@@ -403,11 +347,15 @@ fn word(text: &str) -> Option<(Vec<String>, &str)> {
 }
 
 fn no_match(text: &str, at: usize) -> Wrong {
+    wrong_at(text, at, "no match found")
+}
+
+fn wrong_at(text: &str, at: usize, reason: &str) -> Wrong {
     let column = text
         .get(..at)
         .map_or(at, |before| before.chars().count())
         .saturating_add(1);
-    Wrong::Syntax(format!("1:{column} ({at}): no match found"))
+    Wrong::Syntax(format!("1:{column} ({at}): {reason}"))
 }
 
 /// How deep parentheses and `not` may nest; a stack is not endless.
@@ -471,6 +419,7 @@ impl Parser<'_> {
                     path,
                     operator,
                     value: text_of(first),
+                    absent: None,
                 });
             }
         }
@@ -486,6 +435,7 @@ impl Parser<'_> {
                     path,
                     operator,
                     value: String::new(),
+                    absent: None,
                 });
             }
         }
@@ -507,6 +457,7 @@ impl Parser<'_> {
             path,
             operator,
             value,
+            absent: None,
         })
     }
 
@@ -564,7 +515,8 @@ fn text_of(token: Token) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{Filter, SERVICE, Wrong};
+    use super::{Filter, Wrong};
+    use crate::embedded::endpoints::fields::SERVICE;
 
     fn allows(text: &str) -> bool {
         let item = json!({
@@ -586,7 +538,8 @@ mod tests {
             "not (Port == 81 or Port == 82)",
             "c not in Tags",
             "Tags is not empty",
-            "Address is empty",
+            "Kind == \"\"",
+            "Connect.Native == false",
             "Meta.x == y and Meta[\"a-b\"] != d",
             "x in Meta",
             "Weights.Warning == 2",
@@ -622,6 +575,12 @@ mod tests {
             (
                 "Tags == a",
                 Wrong::Meaning("Invalid match operator \"Equal\" for selector \"Tags\"".to_owned()),
+            ),
+            (
+                "ID is empty",
+                Wrong::Meaning(
+                    "Invalid match operator \"Is Empty\" for selector \"ID\"".to_owned(),
+                ),
             ),
             (
                 "Port == x",

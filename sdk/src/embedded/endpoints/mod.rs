@@ -5,6 +5,7 @@ mod blocking;
 mod catalog;
 mod decode;
 mod definition;
+mod fields;
 mod filter;
 mod kv;
 mod query;
@@ -24,7 +25,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio::time::Instant;
 
-use self::filter::{Field, Filter, Wrong};
+use self::fields::Fields;
+use self::filter::{Filter, Wrong};
 use self::query::{Params, layout, token};
 use self::reply::{Layout, Refusal, Reply};
 use self::routes::{Endpoint, Route};
@@ -156,7 +158,7 @@ impl Call {
             Endpoint::CheckPass => self.check_note("passing"),
             Endpoint::CheckWarn => self.check_note("warning"),
             Endpoint::CheckFail => self.check_note("critical"),
-            Endpoint::CatalogDatacenters => Ok(self.catalog_datacenters()),
+            Endpoint::CatalogDatacenters => self.catalog_datacenters(),
             Endpoint::CatalogRegister => self.catalog_register().await,
             Endpoint::CatalogDeregister => self.catalog_deregister().await,
             Endpoint::StatusLeader => self.status_leader(),
@@ -207,7 +209,7 @@ impl Call {
     }
 
     /// The filter that the request asks for, over the fields of what it lists.
-    fn filter(&self, fields: &'static [(&'static str, Field)]) -> Result<Option<Filter>, Refusal> {
+    fn filter(&self, fields: Fields) -> Result<Option<Filter>, Refusal> {
         let text = self.params.value("filter");
         if text.is_empty() {
             return Ok(None);

@@ -95,6 +95,19 @@ impl Options {
     pub(super) fn parse(params: &Params, headers: &HeaderMap) -> Result<Self, Refusal> {
         let (wait, min_index) = parse_wait(params)?;
         parse_cache_control(headers)?;
+        let consistency = Self::consistency(params)?;
+        Ok(Self {
+            min_index,
+            wait,
+            consistency,
+            cached: params.has("cached"),
+            datacenter: params.value("dc").to_owned(),
+            layout: layout(params),
+        })
+    }
+
+    /// Which server may answer.
+    pub(super) fn consistency(params: &Params) -> Result<Consistency, Refusal> {
         let mut consistency = Consistency::Leader;
         if params.has("stale") {
             consistency = Consistency::Stale;
@@ -108,28 +121,20 @@ impl Options {
             }
             consistency = Consistency::Stale;
         }
-        let cached = params.has("cached");
         if consistent {
             if consistency == Consistency::Stale {
                 return Err(Refusal::bad_request(
                     "Cannot specify ?stale with ?consistent, conflicting semantics.",
                 ));
             }
-            if cached {
+            if params.has("cached") {
                 return Err(Refusal::bad_request(
                     "Cannot specify ?cached with ?consistent, conflicting semantics.",
                 ));
             }
             consistency = Consistency::Consistent;
         }
-        Ok(Self {
-            min_index,
-            wait,
-            consistency,
-            cached,
-            datacenter: params.value("dc").to_owned(),
-            layout: layout(params),
-        })
+        Ok(consistency)
     }
 }
 

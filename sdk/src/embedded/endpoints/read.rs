@@ -1,6 +1,7 @@
 //! Reads of what the servers hold: catalog, health and keys, with blocking.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use super::super::state::catalog::Instance;
 use super::super::state::kv::{self, Kv};
-use super::super::state::model::{Node, PASSING};
+use super::super::state::model::{Check, Node, PASSING};
 use super::super::state::{Identity, Replica, tags_by_service};
 use super::filter::Filter;
 use super::reply::{self, Layout, Reply};
@@ -63,7 +64,7 @@ pub(super) struct Narrow {
 }
 
 impl Narrow {
-    fn allows(&self, instance: &Instance<'_>) -> bool {
+    fn allows_tags(&self, instance: &Instance<'_>) -> bool {
         let has_tag = |wanted: &String| {
             instance
                 .service
@@ -72,6 +73,10 @@ impl Narrow {
                 .any(|tag| tag.to_lowercase() == *wanted)
         };
         self.tags.iter().all(has_tag)
+    }
+
+    fn allows(&self, instance: &Instance<'_>) -> bool {
+        self.allows_tags(instance)
             && self.allows_node(instance.node)
             && !(self.passing && instance.checks().any(|check| check.status != PASSING))
     }
@@ -122,6 +127,94 @@ impl Read {
         };
         // A client that was told zero would never block.
         index.max(1)
+    }
+
+    /// Changes when something is written that a server would wake this query for.
+    ///
+    /// A server watches what a query read, and not its index: an index may move, by a write to
+    /// something else in the same table, without waking anybody. Who found nothing is woken by
+    /// every write of the kind, because a server cannot watch what is not there.
+    pub(super) fn stamp(&self, replica: &Replica) -> u64 {
+        let catalog = &replica.catalog;
+        let mut stamp = DefaultHasher::new();
+        let checks = |stamp: &mut DefaultHasher, check: &Check| {
+            (&check.node, &check.id, check.written).hash(stamp);
+        };
+        match &self.what {
+            What::Nodes => return catalog.nodes_index(),
+            What::Services => {
+                catalog.services_written().hash(&mut stamp);
+                if self.narrow.by_node() {
+                    catalog.nodes_index().hash(&mut stamp);
+                }
+            }
+            What::Service { name, kind } | What::HealthService { name, kind }
+                if *kind == Kind::Plain && !replica.exists(name, *kind) =>
+            {
+                return catalog.services_written();
+            }
+            What::HealthService {
+                name,
+                kind: Kind::Plain,
+            } if self.narrow.tags.is_empty() => return catalog.service_index(name, true, true),
+            What::Service { name, kind } => {
+                for instance in replica.find(name, *kind) {
+                    instance_stamp(&mut stamp, &instance);
+                }
+            }
+            What::HealthService { name, kind } => {
+                for instance in replica.find(name, *kind) {
+                    let service = instance.service;
+                    (&service.id, service.modified).hash(&mut stamp);
+                    if self.narrow.allows_tags(&instance) {
+                        instance_stamp(&mut stamp, &instance);
+                        instance.checks().for_each(|it| checks(&mut stamp, it));
+                    }
+                }
+            }
+            What::NodeMap { node } | What::NodeList { node } => {
+                let modified = catalog.node(node).map(|node| node.modified);
+                modified.hash(&mut stamp);
+                for service in catalog.node_services(node) {
+                    (&service.id, service.modified).hash(&mut stamp);
+                }
+            }
+            What::HealthNode { node } if catalog.node(node).is_none() => {
+                return catalog.checks_written();
+            }
+            What::HealthNode { node } => {
+                catalog
+                    .node_checks(node)
+                    .for_each(|it| checks(&mut stamp, it));
+            }
+            What::HealthChecks { name } => {
+                let mut none = true;
+                for check in catalog.instances(name).flat_map(|it| it.own_checks()) {
+                    checks(&mut stamp, check);
+                    none = false;
+                }
+                if none {
+                    return catalog.service_checks_written();
+                }
+            }
+            What::HealthState { state } if state == "any" => return catalog.checks_written(),
+            What::HealthState { state } => {
+                let mut none = true;
+                for check in catalog.all_checks() {
+                    if check.status == state.as_str() {
+                        checks(&mut stamp, check);
+                        none = false;
+                    }
+                }
+                if none {
+                    return catalog.checks_written();
+                }
+            }
+            What::Key { .. } | What::Prefix { .. } | What::Keys { .. } => {
+                return replica.kv.index();
+            }
+        }
+        stamp.finish()
     }
 
     pub(super) fn body(&self, replica: &Replica, identity: &Identity) -> Reply {
@@ -249,6 +342,11 @@ impl Read {
             .as_ref()
             .is_none_or(|filter| filter.allows(item))
     }
+}
+
+fn instance_stamp(stamp: &mut DefaultHasher, instance: &Instance<'_>) {
+    let (node, service) = (instance.node, instance.service);
+    (&node.name, node.modified, &service.id, service.modified).hash(stamp);
 }
 
 impl Replica {

@@ -136,6 +136,21 @@ async fn an_index_beyond_the_servers_is_held_through_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_query_is_not_woken_by_what_it_did_not_read_even_if_its_index_moves() {
+    let agent = Agent::in_memory();
+    register(&agent, WEB).await;
+    register(&agent, r#"{"Name":"other"}"#).await;
+    let index = get(&agent, "/v1/health/checks/web").await.index();
+    let uri = format!("/v1/health/checks/web?index={index}&wait=5s");
+    let parked = park(&agent, &uri).await;
+    put(&agent, "/v1/agent/service/deregister/other", "").await;
+    let (answer, took) = parked.answer().await;
+    assert!(took >= Duration::from_secs(5));
+    assert_eq!(answer.index(), index);
+    assert!(get(&agent, "/v1/health/checks/web").await.index() > index);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missed_heartbeat_wakes_who_watches_exactly_then() {
     let agent = Agent::in_memory();
     register(&agent, WEB).await;

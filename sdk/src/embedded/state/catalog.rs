@@ -26,6 +26,12 @@ struct Indexes {
     nodes: u64,
     services: u64,
     checks: u64,
+    /// When a service was last written or deleted; unlike its index, no check moves it.
+    services_written: u64,
+    /// When a check was last written or deleted; unlike its index, no service moves it.
+    checks_written: u64,
+    /// The same for checks of services alone.
+    service_checks_written: u64,
     by_service: BTreeMap<String, u64>,
     last_extinction: Option<u64>,
 }
@@ -183,6 +189,18 @@ impl Catalog {
         self.indexes.checks
     }
 
+    pub(crate) fn services_written(&self) -> u64 {
+        self.indexes.services_written
+    }
+
+    pub(crate) fn checks_written(&self) -> u64 {
+        self.indexes.checks_written
+    }
+
+    pub(crate) fn service_checks_written(&self) -> u64 {
+        self.indexes.service_checks_written
+    }
+
     /// The index of a query for one service name.
     ///
     /// A name without instances answers with the last extinction of any name, so that a watch on
@@ -268,6 +286,7 @@ impl Catalog {
         self.by_name.entry(name.clone()).or_default().insert(key);
         self.indexes.by_service.insert(name, index);
         self.indexes.services = index;
+        self.indexes.services_written = index;
         Ok(())
     }
 
@@ -295,6 +314,7 @@ impl Catalog {
         }
         check.created = index;
         check.modified = index;
+        check.written = index;
         let mut changed = true;
         if let Some(former) = entry.checks.get(&check.id) {
             check.created = former.created;
@@ -315,6 +335,7 @@ impl Catalog {
         }
         // The table's index moves even when the check is the same.
         self.indexes.checks = index;
+        self.note_check(index, &service_name);
         Ok(())
     }
 
@@ -332,8 +353,10 @@ impl Catalog {
         if check.service_id.is_empty() {
             self.indexes.services = index;
         }
-        self.touch(index, &node_key, &fold(&check.service_name));
+        let service_name = fold(&check.service_name);
+        self.touch(index, &node_key, &service_name);
         self.indexes.checks = index;
+        self.note_check(index, &service_name);
     }
 
     pub(crate) fn delete_service(&mut self, index: u64, node: &str, id: &str) {
@@ -364,6 +387,7 @@ impl Catalog {
         }
         self.indexes.checks = index;
         self.indexes.services = index;
+        self.indexes.services_written = index;
     }
 
     pub(crate) fn delete_node(&mut self, index: u64, node: &str) {
@@ -389,6 +413,13 @@ impl Catalog {
             take(&mut self.by_connect_name, &fold(name), key);
         }
         take(&mut self.by_name, &fold(&service.name), key);
+    }
+
+    fn note_check(&mut self, index: u64, service_name: &str) {
+        self.indexes.checks_written = index;
+        if !service_name.is_empty() {
+            self.indexes.service_checks_written = index;
+        }
     }
 
     /// A check changed: its service, or without one every service of its node, has a new index.

@@ -50,6 +50,11 @@ impl Kv {
             .take_while(move |(key, _)| key.starts_with(prefix))
     }
 
+    /// The index of the last write or deletion of any key.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
     /// The index of a read of one key: its own, or the table's when there is none.
     pub(crate) fn key_index(&self, key: &str) -> u64 {
         self.entries

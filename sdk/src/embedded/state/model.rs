@@ -125,6 +125,8 @@ pub(crate) struct Check {
     pub(crate) definition: Map<String, Value>,
     pub(crate) created: u64,
     pub(crate) modified: u64,
+    /// The index of the last write, also of one that changed nothing.
+    pub(crate) written: u64,
 }
 
 impl Check {

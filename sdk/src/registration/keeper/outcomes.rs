@@ -95,6 +95,10 @@ impl Keeper {
         match &self.accepted {
             Some(accepted) if *accepted != self.desired.definition => {
                 if version == self.desired.version {
+                    let mut asked = self.definition.lock();
+                    if *asked == self.desired.definition {
+                        *asked = accepted.clone();
+                    }
                     self.desired.definition = accepted.clone();
                 }
                 true
