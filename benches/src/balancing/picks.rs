@@ -1,22 +1,20 @@
 //! `picks`: what it costs to choose the endpoint of a request, for sets of different sizes.
 
 use std::hint::black_box;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_core::Stream;
 use http::{Request, Uri};
 use http_body_util::Empty;
 use lictor_tower::channel::Channel;
-use lictor_tower::endpoint::{Endpoint, EndpointSet};
+use lictor_tower::endpoint::Endpoint;
+use lictor_tower::source::{self, Fixed};
 use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::Outcome;
 use crate::contest::{Contender, Contest, Metric, Sample};
-use crate::usage::Allocations;
+use crate::usage::{self, Allocations};
 
 use super::{ALLOCATIONS, Job, Stage, policy};
 
@@ -31,8 +29,8 @@ const NO_PICK: &str = "no_pick";
 
 const METRICS: [Metric; 2] = [
     Metric {
-        name: "ns_per_op",
-        title: "ns/op",
+        name: "client_cpu_ns_per_op",
+        title: "CPU ns/op",
     },
     Metric {
         name: ALLOCATIONS,
@@ -98,7 +96,7 @@ fn timed(job: &Job, mut one: impl FnMut()) -> Sample {
         one();
     }
     let before = Allocations::read();
-    let start = Instant::now();
+    let (cpu, start) = (usage::cpu_time(), Instant::now());
     let mut operations = 0_u64;
     while start.elapsed() < Duration::from_millis(job.measured_ms) {
         for _ in 0..BATCH {
@@ -106,32 +104,20 @@ fn timed(job: &Job, mut one: impl FnMut()) -> Sample {
         }
         operations += u64::from(BATCH);
     }
-    let elapsed = start.elapsed();
+    // The other threads of this process are idle.
+    let cpu = usage::cpu_time().saturating_sub(cpu);
     let allocated = Allocations::read().since(before);
     let per_op = |total: f64| total / operations.max(1) as f64;
     Sample::default()
-        .with("ns_per_op", per_op(elapsed.as_secs_f64() * 1e9))
+        .with("client_cpu_ns_per_op", per_op(cpu.as_secs_f64() * 1e9))
         .with(ALLOCATIONS, per_op(allocated.count as f64))
 }
 
-/// A source that says once who is there.
+/// A source of these addresses.
 pub(super) fn fixed(backends: &[String]) -> Outcome<Fixed> {
     let mut endpoints = Vec::new();
     for backend in backends {
         endpoints.push(Endpoint::new(backend.parse()?));
     }
-    Ok(Fixed(Some(endpoints.into_iter().collect())))
-}
-
-pub(super) struct Fixed(Option<EndpointSet>);
-
-impl Stream for Fixed {
-    type Item = EndpointSet;
-
-    fn poll_next(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<EndpointSet>> {
-        match self.0.take() {
-            Some(set) => Poll::Ready(Some(set)),
-            None => Poll::Pending,
-        }
-    }
+    Ok(source::fixed(endpoints))
 }

@@ -51,6 +51,15 @@ impl Refusals {
         }
     }
 
+    /// The same with a time that is near, so that ticks do not wrap over it while nobody asks.
+    pub(crate) fn kept(self, now: Tick) -> Self {
+        if self.count > 0 && now.reached(self.until) {
+            Self { until: now, ..self }
+        } else {
+            self
+        }
+    }
+
     pub(crate) fn pack(self) -> u64 {
         (u64::from(self.count) << 32) | u64::from(self.until.to_bits())
     }
@@ -78,7 +87,8 @@ mod tests {
     use super::*;
 
     fn at(millis: u64) -> Tick {
-        Tick::default().plus(Duration::from_millis(millis))
+        // Ticks wrap, and `plus` takes what fits into them.
+        Tick::from_bits(u32::try_from(millis & 0xFFFF_FFFF).unwrap())
     }
 
     #[test]
@@ -122,6 +132,20 @@ mod tests {
             known = known.after_failure(at(5));
         }
         assert_eq!(known, Refusals::default().after_failure(at(5)));
+    }
+
+    #[test]
+    fn a_refusal_that_nobody_asks_about_for_months_does_not_begin_anew() {
+        let mut known = Refusals::default().after_failure(at(0));
+        for day in 1..120 {
+            let now = at(day * 24 * 3_600 * 1_000);
+            known = known.kept(now);
+            assert!(matches!(known.verdict(now), Verdict::Probe(_)), "{day}");
+        }
+        // While it is avoided, nothing changes.
+        let avoided = Refusals::default().after_failure(at(0));
+        assert_eq!(avoided.kept(at(50)), avoided);
+        assert_eq!(Refusals::default().kept(at(50)), Refusals::default());
     }
 
     #[test]

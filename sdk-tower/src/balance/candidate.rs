@@ -101,6 +101,18 @@ impl<S> Candidate<S> {
             .ok();
     }
 
+    /// Called now and then, however long nobody asks for the endpoint.
+    pub(crate) fn age(&self, now: Tick) {
+        let word = self.refusals.load(Ordering::Relaxed);
+        let kept = Refusals::unpack(word).kept(now).pack();
+        if kept != word {
+            // If somebody else is faster, the time is near anyway.
+            self.refusals
+                .compare_exchange(word, kept, Ordering::Relaxed, Ordering::Relaxed)
+                .ok();
+        }
+    }
+
     pub(crate) fn answered(&self, latency: Duration, now: Tick) {
         let word = self.estimate.load(Ordering::Relaxed);
         let renewed = Estimate::pack(Some(Estimate::after_answer(

@@ -103,8 +103,8 @@ where
                     }
                 },
                 _ = ageing.tick() => {
-                    for member in self.members.values() {
-                        member.candidate.backend().age();
+                    if self.age().is_none() {
+                        return;
                     }
                 }
             }
@@ -132,6 +132,15 @@ where
             }
             stays
         });
+        Some(())
+    }
+
+    fn age(&self) -> Option<()> {
+        let now = self.balance.upgrade()?.now();
+        for member in self.members.values() {
+            member.candidate.age(now);
+            member.candidate.backend().age();
+        }
         Some(())
     }
 

@@ -108,8 +108,8 @@ where
 
     /// Sets how long a connection is kept that nobody uses.
     ///
-    /// It is closed between three quarters of this time and the whole. Above zero. Default 90 s,
-    /// as in Go's client and in hyper-util.
+    /// It is closed between three quarters of this time and the whole. Above zero; more than four
+    /// days are four days. Default 90 s, as in Go's client and in hyper-util.
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
         self.idle_timeout = limit;
         self
@@ -173,7 +173,8 @@ where
             connect_timeout: self.connect_timeout,
             most_idle: self.max_idle,
         });
-        // A tick is neither so short that it keeps a processor busy nor beyond what a clock holds.
+        // A tick is neither so short that it keeps a processor busy nor so long that the
+        // milliseconds of the statistics wrap in between.
         let age_every = (self.idle_timeout / IDLE_AGES).clamp(SHORTEST_AGE, LONGEST_AGE);
         let make = move |target: &Target| {
             Upstream::new(target, Pool::new(target.clone(), Arc::clone(&settings)))
@@ -199,7 +200,7 @@ where
 }
 
 const SHORTEST_AGE: Duration = Duration::from_millis(1);
-const LONGEST_AGE: Duration = Duration::from_secs(365 * 24 * 3_600);
+const LONGEST_AGE: Duration = Duration::from_secs(24 * 3_600);
 
 impl<S> fmt::Debug for Builder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -97,13 +97,13 @@ impl Addressing {
             .unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = Uri::from(path);
         let name = match uri.authority {
-            Some(authority) => Some(named(&authority, cache)?),
+            Some(authority) => Some(self.named(&authority, cache)?),
             None => match (self.protocol, request.headers().get(HOST)) {
                 (Protocol::Http1, Some(_)) => return Ok((request, Host::Kept)),
                 (Protocol::Http2, Some(value)) => {
                     let authority = Authority::try_from(value.as_bytes())
                         .map_err(|error| unsendable("its Host header is no host").because(error))?;
-                    Some(named(&authority, cache)?)
+                    Some(self.named(&authority, cache)?)
                 }
                 (_, None) => self.host.as_ref(),
             },
@@ -122,6 +122,25 @@ impl Addressing {
             }
         };
         Ok((request, host))
+    }
+
+    /// The name as it is sent: mostly that of the service, or that of the request before.
+    fn named<'a>(
+        &'a self,
+        authority: &Authority,
+        cache: &'a mut HostCache,
+    ) -> Result<&'a Name, Error> {
+        // Compared by letter: credentials, which are cut off, differ by case.
+        let is_known = |name: &&Name| name.asked.as_str() == authority.as_str();
+        if let Some(name) = self.host.as_ref().filter(is_known) {
+            return Ok(name);
+        }
+        if cache.as_ref().filter(is_known).is_none() {
+            *cache = Name::new(authority);
+        }
+        cache
+            .as_ref()
+            .ok_or_else(|| unsendable("the host in its URI is no host"))
     }
 }
 
@@ -175,19 +194,6 @@ fn write_authority(request: &mut Request<Outgoing>, authority: &Authority) {
     }
     // A URI of scheme, authority and path is always whole.
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-}
-
-fn named<'a>(authority: &Authority, cache: &'a mut HostCache) -> Result<&'a Name, Error> {
-    // Compared by letter: credentials, which are cut off, differ by case.
-    let known = cache
-        .as_ref()
-        .is_some_and(|name| name.asked.as_str() == authority.as_str());
-    if !known {
-        *cache = Name::new(authority);
-    }
-    cache
-        .as_ref()
-        .ok_or_else(|| unsendable("the host in its URI is no host"))
 }
 
 fn unsendable(why: impl Into<Cow<'static, str>>) -> Error {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lictor_tower::channel::Policy;
 use lictor_tower::endpoint::{Endpoint, Target};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::support::{
@@ -23,12 +24,12 @@ async fn calls_are_spread_over_all_instances() {
         let (_registry, channel) = channel_with(&[&servers[0], &servers[1], &servers[2]], |b| {
             b.policy(policy)
         });
+        // An answer that was slow by chance sets an instance aside for some seconds.
+        let deadline = Instant::now() + Duration::from_secs(30);
         let mut calls: HashMap<u16, u32> = HashMap::new();
-        for _ in 0..600 {
+        while calls.len() < 3 || calls.values().any(|calls| *calls < 60) {
+            assert!(Instant::now() < deadline, "{policy:?}: {calls:?}");
             *calls.entry(who(&channel).await).or_default() += 1;
-        }
-        for server in &servers {
-            assert!(calls[&server.port()] > 60, "{policy:?}: {calls:?}");
         }
     }
 }

@@ -345,7 +345,7 @@ pub(crate) async fn text(response: Response<lictor_tower::channel::Body>) -> Str
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Waits until something is so; five seconds are a failure.
+/// Waits until something is so; half a minute is a failure, for a machine may be busy.
 #[track_caller]
 pub(crate) fn eventually(
     what: &'static str,
@@ -353,7 +353,7 @@ pub(crate) fn eventually(
 ) -> impl Future<Output = ()> + Send {
     let at = std::panic::Location::caller();
     async move {
-        within(Duration::from_secs(5), at, what, so).await;
+        within(Duration::from_secs(30), at, what, so).await;
     }
 }
 
