@@ -46,6 +46,10 @@ pub(super) struct Keeper {
     /// Counts what the caller said about the status.
     said: u64,
     hash: Option<Arc<str>>,
+    /// A content that is not what the definition says, and how often it was seen in a row.
+    strange: Option<(Arc<str>, u32)>,
+    /// How the agent writes what the definition says, if it writes something else.
+    as_written: Option<Arc<str>>,
 
     changing: Slot<Changed>,
     beating: Slot<Beaten>,
@@ -116,6 +120,8 @@ impl Keeper {
             token: None,
             said: 0,
             hash: None,
+            strange: None,
+            as_written: None,
             changing: Slot::empty(),
             beating: Slot::empty(),
             looking: Slot::empty(),

@@ -210,6 +210,51 @@ async fn two_of_one_id_do_not_fight_at_full_speed() {
     eventually(async || one.state().is_registered()).await;
 }
 
+/// An agent that writes addresses in a way of its own.
+#[derive(Clone)]
+struct Willful(Agent);
+
+impl tower_service::Service<http::Request<bytes::Bytes>> for Willful {
+    type Response = http::Response<http_body_util::Full<bytes::Bytes>>;
+    type Error = std::io::Error;
+    type Future = std::pin::Pin<
+        Box<dyn Future<Output = std::result::Result<Self::Response, Self::Error>> + Send>,
+    >;
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::result::Result<(), Self::Error>> {
+        tower_service::Service::<http::Request<bytes::Bytes>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: http::Request<bytes::Bytes>) -> Self::Future {
+        let answer = tower_service::Service::call(&mut self.0, request);
+        Box::pin(async move {
+            let (head, body) = answer.await?.into_parts();
+            let body = http_body_util::BodyExt::collect(body).await.unwrap();
+            let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+            let text = text.replace(r#""Address":"""#, r#""Address":"node.example""#);
+            Ok(http::Response::from_parts(head, text.into_bytes().into()))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_writes_it_otherwise_is_not_fought() {
+    let agent = Agent::in_memory();
+    let client = Client::builder().transport(Willful(agent.clone())).build();
+    let registration = client.unwrap().register(beating()).await.unwrap();
+    sleep(Duration::from_secs(120)).await;
+    assert!(registration.state().is_registered());
+    assert_eq!(agent.requests().count(&Method::PUT, REGISTER), 4);
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(agent.requests().count(&Method::PUT, REGISTER), 4);
+    registration.set_tags(["new"]).await.unwrap();
+    sleep(Duration::from_secs(120)).await;
+    assert!(registration.state().is_registered());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_update_changes_tags_and_meta_and_nothing_flaps() {
     let agent = Agent::in_memory();

@@ -73,6 +73,8 @@ impl Keeper {
         let definition = &self.desired.definition;
         if self.accepted.as_ref() != Some(definition) {
             self.accepted = Some(definition.clone());
+            self.as_written = None;
+            self.strange = None;
             let mut beats = self.desired.beats(now);
             for beat in &mut beats {
                 let known = self.beats.iter().find(|known| known.is_like(beat));
@@ -157,7 +159,10 @@ impl Keeper {
                 // does not wait.
                 self.look_at = self.look_pace.take(now);
                 let settled = self.changing.is_empty() && self.register_at.is_none();
-                if settled && !self.desired.definition.describes(&service) {
+                let as_written = self.hash.is_some() && self.hash == self.as_written;
+                if as_written || self.desired.definition.describes(&service) {
+                    self.strange = None;
+                } else if settled {
                     self.contested(now);
                 }
             }
@@ -209,6 +214,19 @@ impl Keeper {
 
     /// Somebody else has registered our ID.
     fn contested(&mut self, now: Instant) {
+        let seen = match (self.strange.take(), &self.hash) {
+            (Some((former, seen)), Some(hash)) if former == *hash => seen + 1,
+            _ => 1,
+        };
+        // Nobody writes the very same again each time that we have written: it is how this agent
+        // writes what we register.
+        if seen > REASSERTED {
+            self.as_written.clone_from(&self.hash);
+            self.calm_at = None;
+            tracing::warn!(service = %self.desired.id, "the agent keeps the service otherwise than it is registered");
+            return;
+        }
+        self.strange = self.hash.clone().map(|hash| (hash, seen));
         if self.calm_at.is_none() {
             self.reassert.reset();
             self.register_at = Some(now);
@@ -251,6 +269,9 @@ impl Keeper {
         });
     }
 }
+
+/// How many registrations in a row must change nothing before they are given up.
+const REASSERTED: u32 = 3;
 
 /// Whether the same request will be refused again.
 fn is_final(err: &Error) -> bool {
