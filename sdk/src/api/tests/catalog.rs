@@ -78,7 +78,7 @@ async fn datacenters_and_nodes_are_lists_and_null_is_the_empty_one() {
 }
 
 #[tokio::test]
-async fn services_are_sorted_by_name_with_their_tags() {
+async fn services_and_their_tags_are_sorted() {
     let canned = Canned::good(r#"{"web":["v1","eu"],"api":[],"db":null}"#);
     let services = canned.client().catalog().services().await.unwrap();
     let all: Vec<(&str, Vec<&str>)> = services
@@ -87,7 +87,7 @@ async fn services_are_sorted_by_name_with_their_tags() {
         .collect();
     assert_eq!(
         all,
-        [("api", vec![]), ("db", vec![]), ("web", vec!["v1", "eu"])]
+        [("api", vec![]), ("db", vec![]), ("web", vec!["eu", "v1"])]
     );
 }
 
