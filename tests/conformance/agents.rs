@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lictor::Client;
 use support::consul;
@@ -57,6 +58,16 @@ impl TestAgent {
     pub(crate) fn name(&self, stem: &str) -> String {
         format!("{}-{stem}", self.prefix)
     }
+}
+
+/// What `waiting` brings when `change` is made while it waits; fails if that takes too long.
+pub(crate) async fn woken<T>(
+    waiting: impl IntoFuture<Output = T>,
+    change: impl AsyncFnOnce(),
+) -> T {
+    let both = async { tokio::join!(waiting.into_future(), change()).0 };
+    let soon = tokio::time::timeout(Duration::from_secs(20), both);
+    soon.await.expect("it is woken")
 }
 
 /// Runs a case on an embedded agent of its own.

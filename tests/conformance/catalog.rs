@@ -6,9 +6,8 @@ use lictor::ErrorKind;
 use lictor::api::agent::ServiceDefinition;
 use lictor::api::catalog::{Entry, NewCheck, NewService};
 use lictor::api::health::Status;
-use tokio::time::timeout;
 
-use crate::TestAgent;
+use crate::{TestAgent, woken};
 
 on_both_agents![
     there_is_one_datacenter_and_it_answers_by_name,
@@ -26,7 +25,8 @@ on_both_agents![
     a_changed_service_wakes_who_waits_for_it,
 ];
 
-const SOON: Duration = Duration::from_secs(20);
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(60);
 
 async fn there_is_one_datacenter_and_it_answers_by_name(agent: &TestAgent) {
     let catalog = agent.client().catalog();
@@ -310,10 +310,10 @@ async fn nodes_are_selected_by_metadata_and_filter(agent: &TestAgent) {
     };
     let (n1, n2) = (agent.name("n1"), agent.name("n2"));
     assert_eq!(names(nodes()).await, [n1.clone(), n2.clone()]);
-    assert_eq!(names(nodes().node_meta("rack", "r2")).await, [n2.clone()]);
+    assert_eq!(names(nodes().node_meta("rack", "r2")).await, [n2.as_str()]);
     assert_eq!(
         names(nodes().filter(r#"Meta.rack == "r1""#)).await,
-        [n1.clone()]
+        [n1.as_str()]
     );
     assert_eq!(names(nodes().near("_agent")).await.len(), 2);
     for name in [n1, n2] {
@@ -332,25 +332,19 @@ async fn a_new_service_wakes_who_waits_for_the_list(agent: &TestAgent) {
         .meta()
         .index()
         .unwrap();
-    let waiting = {
-        let (client, web) = (client.clone(), web.clone());
-        tokio::spawn(async move {
-            loop {
-                let read = client.catalog().services();
-                let found = read
-                    .wait_for_change(index, Duration::from_secs(60))
-                    .await
-                    .unwrap();
-                if found.iter().any(|service| *service.name() == web.as_str()) {
-                    return;
-                }
-                // Other cases register services, too.
-                index = found.meta().index().unwrap();
+    let listed = async {
+        loop {
+            let read = client.catalog().services();
+            let found = read.wait_for_change(index, LONG).await.unwrap();
+            if found.iter().any(|service| *service.name() == web.as_str()) {
+                return;
             }
-        })
+            // Other cases register services, too.
+            index = found.meta().index().unwrap();
+        }
     };
-    client.agent().register(&definition).await.unwrap();
-    timeout(SOON, waiting).await.unwrap().unwrap();
+    let registering = async || client.agent().register(&definition).await.unwrap();
+    woken(listed, registering).await;
 }
 
 async fn a_changed_service_wakes_who_waits_for_it(agent: &TestAgent) {
@@ -360,10 +354,11 @@ async fn a_changed_service_wakes_who_waits_for_it(agent: &TestAgent) {
     let first = client.catalog().service(web.as_str()).await.unwrap();
     let index = first.meta().index().unwrap();
     let read = client.catalog().service(web.as_str());
-    let waiting = tokio::spawn(read.wait_for_change(index, Duration::from_secs(60)).send());
-    let definition = ServiceDefinition::new(web.as_str()).port(2_u16);
-    client.agent().register(&definition).await.unwrap();
-    let found = timeout(SOON, waiting).await.unwrap().unwrap().unwrap();
+    let found = woken(read.wait_for_change(index, LONG), async || {
+        let definition = ServiceDefinition::new(web.as_str()).port(2_u16);
+        client.agent().register(&definition).await.unwrap();
+    });
+    let found = found.await.unwrap();
     assert_eq!(found[0].port(), 2);
     assert_eq!(
         found[0].service().create_index(),

@@ -7,9 +7,8 @@ use lictor::api::agent::{CheckDefinition, ServiceDefinition};
 use lictor::api::catalog::{Entry, NewCheck, NewService};
 use lictor::api::health::{ServiceKind, State, Status};
 use lictor::{Client, ErrorKind};
-use tokio::time::timeout;
 
-use crate::{Kind, TestAgent};
+use crate::{Kind, TestAgent, woken};
 
 on_both_agents![
     a_service_that_nobody_registered_is_an_empty_list,
@@ -32,7 +31,8 @@ on_both_agents![
     a_native_service_is_its_own_proxy,
 ];
 
-const SOON: Duration = Duration::from_secs(20);
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(60);
 
 /// A TTL that does not run out during a test.
 fn ttl(status: Status) -> CheckDefinition {
@@ -375,22 +375,20 @@ async fn the_status_of_a_check_wakes_who_waits_for_it(agent: &TestAgent) {
     let first = client.health().service(web.as_str()).await.unwrap();
     let index = first.meta().index().unwrap();
     let read = client.health().service(web.as_str());
-    let waiting = tokio::spawn(read.wait_for_change(index, Duration::from_secs(60)).send());
-    let check = format!("service:{web}");
-    let update = client.agent();
-    update
-        .update_check(check, Status::Critical, "")
-        .await
-        .unwrap();
-    let found = timeout(SOON, waiting).await.unwrap().unwrap().unwrap();
+    let found = woken(read.wait_for_change(index, LONG), async || {
+        let (api, check) = (client.agent(), format!("service:{web}"));
+        api.update_check(check, Status::Critical, "").await.unwrap();
+    });
+    let found = found.await.unwrap();
     assert!(found.meta().index().unwrap() > index);
     assert_eq!(found[0].status(), Status::Critical);
 
     let index = found.meta().index().unwrap();
     let read = client.health().service(web.as_str());
-    let waiting = tokio::spawn(read.wait_for_change(index, Duration::from_secs(60)).send());
-    client.agent().deregister(web.as_str()).await.unwrap();
-    let gone = timeout(SOON, waiting).await.unwrap().unwrap().unwrap();
+    let gone = woken(read.wait_for_change(index, LONG), async || {
+        client.agent().deregister(web.as_str()).await.unwrap();
+    });
+    let gone = gone.await.unwrap();
     assert!(gone.is_empty());
 }
 
@@ -401,9 +399,10 @@ async fn another_service_does_not_wake_who_waits(agent: &TestAgent) {
     let index = first.meta().index().unwrap();
     let wait = Duration::from_millis(500);
     let read = client.health().service(web.as_str());
-    let waiting = tokio::spawn(read.wait_for_change(index, wait).send());
-    register(&client, &instance(&other, &other, Status::Passing)).await;
-    let found = timeout(SOON, waiting).await.unwrap().unwrap().unwrap();
+    let found = woken(read.wait_for_change(index, wait), async || {
+        register(&client, &instance(&other, &other, Status::Passing)).await;
+    });
+    let found = found.await.unwrap();
     assert_eq!(found.meta().index(), Some(index));
     assert_eq!(*found, *first);
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use lictor::ErrorKind;
 use lictor::api::kv::Pair;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::TestAgent;
+use crate::{TestAgent, woken};
 
 on_both_agents![
     keys_of_every_sort_are_kept_apart_and_come_back_as_written,
@@ -27,6 +27,9 @@ on_both_agents![
     a_missing_prefix_is_an_empty_list,
     all_consistencies_answer_alike,
 ];
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(60);
 
 async fn one(agent: &TestAgent, key: &str) -> Pair {
     let pair = agent.client().kv().get(key).await.unwrap().into_value();
@@ -156,12 +159,11 @@ async fn a_missing_key_is_none_and_can_be_waited_for(agent: &TestAgent) {
     assert_eq!(*kv.raw(key.as_str()).await.unwrap(), None);
 
     let read = kv.get(key.as_str());
-    let waiting = read.wait_for_change(index, Duration::from_secs(30)).send();
-    let writing = kv.put(key.as_str(), "there").send();
-    let (found, written) = tokio::join!(waiting, writing);
-    assert!(written.unwrap());
+    let found = woken(read.wait_for_change(index, LONG), async || {
+        assert!(kv.put(key.as_str(), "there").await.unwrap());
+    });
     // An old server also wakes for other keys: then the answer is still that there is none.
-    match found.unwrap().into_value() {
+    match found.await.unwrap().into_value() {
         Some(pair) => assert_eq!(pair.value(), b"there"),
         None => assert_eq!(one(agent, &key).await.value(), b"there"),
     }
@@ -277,15 +279,13 @@ async fn a_read_that_waits_is_woken_by_a_change(agent: &TestAgent) {
     let (kv, key) = (agent.client().kv(), agent.name("key"));
     kv.put(key.as_str(), "one").await.unwrap();
     let index = kv.get(key.as_str()).await.unwrap().meta().index().unwrap();
-    let waiting = {
-        let read = kv.get(key.as_str());
-        tokio::spawn(read.wait_for_change(index, Duration::from_secs(60)).send())
-    };
-    // A change of another key leaves it waiting.
-    kv.put(agent.name("other"), "x").await.unwrap();
-    kv.put(key.as_str(), "two").await.unwrap();
-    let found = timeout(Duration::from_secs(20), waiting).await.unwrap();
-    let found = found.unwrap().unwrap();
+    let read = kv.get(key.as_str());
+    let found = woken(read.wait_for_change(index, LONG), async || {
+        // A change of another key leaves it waiting.
+        kv.put(agent.name("other"), "x").await.unwrap();
+        kv.put(key.as_str(), "two").await.unwrap();
+    });
+    let found = found.await.unwrap();
     assert!(found.meta().index().unwrap() > index);
     assert_eq!(found.into_value().unwrap().value(), b"two");
 }
@@ -315,13 +315,10 @@ async fn a_prefix_that_is_waited_for_tells_a_deletion(agent: &TestAgent) {
     kv.put(format!("{prefix}a"), "").await.unwrap();
     kv.put(format!("{prefix}b"), "").await.unwrap();
     let index = kv.list(&prefix).await.unwrap().meta().index().unwrap();
-    let waiting = {
-        let read = kv.list(&prefix);
-        tokio::spawn(read.wait_for_change(index, Duration::from_secs(60)).send())
-    };
-    kv.delete(format!("{prefix}a")).await.unwrap();
-    let found = timeout(Duration::from_secs(20), waiting).await.unwrap();
-    let found = found.unwrap().unwrap();
+    let found = woken(kv.list(&prefix).wait_for_change(index, LONG), async || {
+        kv.delete(format!("{prefix}a")).await.unwrap();
+    });
+    let found = found.await.unwrap();
     assert!(found.meta().index().unwrap() > index);
     assert_eq!(found.len(), 1);
 }
