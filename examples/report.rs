@@ -1,9 +1,10 @@
 //! What came out, for people and for programs.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::load::{Failure, Tally};
 

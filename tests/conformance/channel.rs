@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -14,6 +14,7 @@ use lictor_tower::{Channel, ErrorKind};
 use support::backend::Backend;
 use support::eventually;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::TestAgent;
 

@@ -124,7 +124,7 @@ impl Pool {
             state.connecting += 1;
             // If the runtime has ended, the attempt ends here and asks for the lock.
             drop(state);
-            place.spawn(Attempt(Some(Arc::clone(shared))).run());
+            place.fill(Attempt(Some(Arc::clone(shared))).run());
         }
         Checkout::Wait(Waiting(waiting))
     }
