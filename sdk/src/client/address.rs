@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use http::Uri;
-use http::uri::{Authority, Scheme};
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -129,15 +129,20 @@ impl Address {
 
     /// The URI of a path (with its query) below the agent's root.
     pub(super) fn uri(&self, path_and_query: &str) -> Result<Uri> {
-        let text = format!(
-            "{}://{}{}{path_and_query}",
-            self.scheme, self.authority, self.prefix
-        );
-        Uri::try_from(text).map_err(|err| {
-            Error::invalid("the request does not fit into a URL; a name or key may be too long")
-                .caused_by(err)
-        })
+        let mut text = String::with_capacity(self.prefix.len() + path_and_query.len());
+        text.push_str(&self.prefix);
+        text.push_str(path_and_query);
+        let mut parts = Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::try_from(text).map_err(unfit)?);
+        Uri::from_parts(parts).map_err(unfit)
     }
+}
+
+fn unfit(err: impl Into<http::Error>) -> Error {
+    Error::invalid("the request does not fit into a URL; a name or key may be too long")
+        .caused_by(err.into())
 }
 
 fn without_password(text: &str) -> String {
@@ -182,6 +187,15 @@ mod tests {
         let unix = Address::parse("unix:///run/consul.sock", "address").unwrap();
         assert_eq!(unix.socket(), Some(Path::new("/run/consul.sock")));
         assert_eq!(unix.to_string(), "unix:///run/consul.sock");
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_uri_is_invalid() {
+        let address = Address::parse("consul", "address").unwrap();
+        let err = address
+            .uri(&format!("/{}", "a".repeat(70_000)))
+            .unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Invalid);
     }
 
     #[test]

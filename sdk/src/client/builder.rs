@@ -212,17 +212,18 @@ impl Builder {
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
-                let settings = Settings {
-                    unix_socket: address.socket().map(ToOwned::to_owned),
-                    host: address.host().trim_matches(['[', ']']).to_owned(),
-                    tls: address.is_tls().then(|| self.tls.clone()),
-                    connect_timeout: self.connect_timeout,
-                };
-                let http = Http::new(&settings)?;
+                let host = address.host().trim_matches(['[', ']']).to_owned();
                 if let (true, Some(name)) = (address.is_tls(), self.tls.name()) {
                     address = address.named(name)?;
                 }
-                Transport::new(http)
+                let settings = Settings {
+                    origin: address.uri("/")?,
+                    unix_socket: address.socket().map(ToOwned::to_owned),
+                    host,
+                    tls: address.is_tls().then(|| self.tls.clone()),
+                    connect_timeout: self.connect_timeout,
+                };
+                Transport::new(Http::new(&settings)?)
             }
         };
         let token = match self.token {

@@ -71,40 +71,61 @@ impl Meta {
         if !(status.is_success() || status == StatusCode::NOT_FOUND) {
             return Self::default();
         }
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let age = text("age")
-            .and_then(|age| age.parse().ok())
-            .map(Duration::from_secs);
-        Self {
-            index: text("x-consul-index").and_then(|index| index.parse().ok()),
-            content_hash: text("x-consul-contenthash").map(Arc::from),
-            last_contact: text("x-consul-lastcontact")
-                .and_then(|ms| ms.parse().ok())
-                .map(Duration::from_millis),
-            known_leader: text("x-consul-knownleader").map(|known| known == "true"),
-            cache: text("x-cache").map(|cache| CacheUse {
-                hit: cache.eq_ignore_ascii_case("hit"),
-                age,
-            }),
-            backend: match text("x-consul-query-backend") {
-                Some("streaming") => Some(Backend::Streaming),
-                Some("blocking-query") => Some(Backend::BlockingQuery),
-                _ => None,
-            },
-            consistency: match text("x-consul-effective-consistency") {
-                Some("leader") => Some(EffectiveConsistency::Leader),
-                Some("stale") => Some(EffectiveConsistency::Stale),
-                Some("consistent") => Some(EffectiveConsistency::Consistent),
-                _ => None,
-            },
-            addresses_translated: text("x-consul-translate-addresses") == Some("true"),
-            filtered_by_acls: text("x-consul-results-filtered-by-acls") == Some("true"),
-            default_acl_policy: match text("x-consul-default-acl-policy") {
-                Some("allow") => Some(AclPolicy::Allow),
-                Some("deny") => Some(AclPolicy::Deny),
-                _ => None,
-            },
+        let mut meta = Self::default();
+        let mut age = None;
+        let mut last = None;
+        // One walk over the few headers there are is cheaper than a look-up of each that may be.
+        for (name, value) in headers {
+            // Of a header that comes twice the first value counts; its values follow each other.
+            if last.replace(name) == Some(name) {
+                continue;
+            }
+            let Ok(text) = value.to_str() else { continue };
+            match name.as_str() {
+                "x-consul-index" => meta.index = text.parse().ok(),
+                "x-consul-contenthash" => meta.content_hash = Some(Arc::from(text)),
+                "x-consul-lastcontact" => {
+                    meta.last_contact = text.parse().ok().map(Duration::from_millis);
+                }
+                "x-consul-knownleader" => meta.known_leader = Some(text == "true"),
+                "x-cache" => {
+                    meta.cache = Some(CacheUse {
+                        hit: text.eq_ignore_ascii_case("hit"),
+                        age: None,
+                    });
+                }
+                "age" => age = text.parse().ok().map(Duration::from_secs),
+                "x-consul-query-backend" => {
+                    meta.backend = match text {
+                        "streaming" => Some(Backend::Streaming),
+                        "blocking-query" => Some(Backend::BlockingQuery),
+                        _ => None,
+                    };
+                }
+                "x-consul-effective-consistency" => {
+                    meta.consistency = match text {
+                        "leader" => Some(EffectiveConsistency::Leader),
+                        "stale" => Some(EffectiveConsistency::Stale),
+                        "consistent" => Some(EffectiveConsistency::Consistent),
+                        _ => None,
+                    };
+                }
+                "x-consul-translate-addresses" => meta.addresses_translated = text == "true",
+                "x-consul-results-filtered-by-acls" => meta.filtered_by_acls = text == "true",
+                "x-consul-default-acl-policy" => {
+                    meta.default_acl_policy = match text {
+                        "allow" => Some(AclPolicy::Allow),
+                        "deny" => Some(AclPolicy::Deny),
+                        _ => None,
+                    };
+                }
+                _ => {}
+            }
         }
+        if let Some(cache) = &mut meta.cache {
+            cache.age = age;
+        }
+        meta
     }
 
     /// The index to wait for changes from (`X-Consul-Index`).
@@ -248,6 +269,20 @@ mod tests {
         );
         assert_eq!(meta.known_leader(), None);
         assert_eq!(meta.last_contact(), None);
+    }
+
+    #[test]
+    fn the_first_of_two_equal_headers_counts() {
+        let headers = [
+            ("X-Consul-Index", "7"),
+            ("X-Cache", "MISS"),
+            ("X-Consul-Index", "8"),
+        ];
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, value.parse().unwrap());
+        }
+        assert_eq!(Meta::read(StatusCode::OK, &map).index(), Some(7));
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Response;
+use http::uri::Authority;
+use http::{Response, Uri};
+use reqwest::Url;
 use tower_service::Service;
 
 use super::{Lane, Request, Tls};
@@ -14,6 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// How the default transport reaches the agent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
+    /// What all URIs begin with: scheme and authority; its path does not count.
+    pub(crate) origin: Uri,
     /// A unix socket in place of TCP.
     pub(crate) unix_socket: Option<PathBuf>,
     /// The agent's host, where TLS expects another name: connections then go to this host.
@@ -27,19 +32,69 @@ pub(crate) struct Settings {
 /// One pool of connections per lane, so that a heartbeat never waits for, or inherits the fate of,
 /// a connection that a blocking query holds.
 #[derive(Clone, Debug)]
-pub(crate) struct Http {
+pub(crate) struct Http(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     call: reqwest::Client,
     poll: reqwest::Client,
     beat: reqwest::Client,
+    origin: Option<Origin>,
 }
 
 impl Http {
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
-        Ok(Self {
+        Ok(Self(Arc::new(Shared {
             call: client(settings)?,
             poll: client(settings)?,
             beat: client(settings)?,
+            origin: Origin::new(&settings.origin),
+        })))
+    }
+}
+
+/// Where requests go, read once: a whole URL, read anew for each, is a tenth of a small call.
+#[derive(Debug)]
+struct Origin {
+    uri: Uri,
+    url: Url,
+}
+
+impl Origin {
+    /// `None` if reqwest will not take it; the request then tells why.
+    fn new(uri: &Uri) -> Option<Self> {
+        let url = Url::parse(&uri.to_string()).ok()?;
+        Some(Self {
+            uri: uri.clone(),
+            url,
         })
+    }
+
+    /// The URL of `uri`, unless it has another origin.
+    fn url(&self, uri: &Uri) -> Option<Url> {
+        let same = uri.scheme() == self.uri.scheme()
+            && uri.authority().map(Authority::as_str)
+                == self.uri.authority().map(Authority::as_str);
+        same.then(|| {
+            let mut url = self.url.clone();
+            url.set_path(uri.path());
+            url.set_query(uri.query());
+            url
+        })
+    }
+}
+
+impl Shared {
+    fn request(&self, request: Request) -> reqwest::Result<reqwest::Request> {
+        let origin = self.origin.as_ref();
+        let Some(url) = origin.and_then(|origin| origin.url(request.uri())) else {
+            return reqwest::Request::try_from(request);
+        };
+        let (head, body) = request.into_parts();
+        let mut request = reqwest::Request::new(head.method, url);
+        *request.headers_mut() = head.headers;
+        *request.body_mut() = Some(body.into());
+        Ok(request)
     }
 }
 
@@ -91,7 +146,7 @@ fn secure(builder: reqwest::ClientBuilder, settings: &Settings) -> Result<reqwes
     let builder = builder.tls_backend_preconfigured(tls.config()?);
     Ok(match tls.name() {
         // The URI then bears the name that TLS expects, and every name resolves to the agent.
-        Some(_) => builder.dns_resolver(std::sync::Arc::new(Always(settings.host.clone()))),
+        Some(_) => builder.dns_resolver(Arc::new(Always(settings.host.clone()))),
         None => builder,
     })
 }
@@ -133,12 +188,15 @@ impl Service<Request> for Http {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
+        let shared = &*self.0;
         let client = match request.extensions().get() {
-            Some(Lane::Poll) => &self.poll,
-            Some(Lane::Beat) => &self.beat,
-            Some(Lane::Call) | None => &self.call,
+            Some(Lane::Poll) => &shared.poll,
+            Some(Lane::Beat) => &shared.beat,
+            Some(Lane::Call) | None => &shared.call,
         };
-        let sending = reqwest::Request::try_from(request).map(|request| client.execute(request));
+        let sending = shared
+            .request(request)
+            .map(|request| client.execute(request));
         Box::pin(async move {
             let response = sending.map_err(failed)?.await.map_err(failed)?;
             Ok(response.into())
@@ -157,4 +215,39 @@ fn failed(err: reqwest::Error) -> Error {
         ErrorKind::Transport
     };
     Error::new(kind).caused_by(err.without_url())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_from_its_origin_is_the_url_read_as_a_whole() {
+        for origin in [
+            "http://127.0.0.1:8500",
+            "http://Consul",
+            "https://c:443",
+            "http://[::1]:85",
+        ] {
+            let known = Origin::new(&format!("{origin}/prefix/").parse().unwrap()).unwrap();
+            for path in [
+                "/",
+                "/v1/kv/a%20b%3Fc%23d/%C3%BC?raw&dc=a%26b",
+                "/p/v1/kv/a//b/?index=1&wait=5000ms",
+                "/v1/kv/x'~!$()*,;:@?filter=%22'%22",
+            ] {
+                let uri: Uri = format!("{origin}{path}").parse().unwrap();
+                let whole = Url::parse(&uri.to_string()).unwrap();
+                assert_eq!(known.url(&uri), Some(whole));
+            }
+        }
+    }
+
+    #[test]
+    fn a_uri_of_another_origin_is_not_sent_to_this_one() {
+        let known = Origin::new(&Uri::from_static("http://a:1/")).unwrap();
+        for other in ["http://a:2/", "http://b:1/", "https://a:1/", "/"] {
+            assert_eq!(known.url(&Uri::from_static(other)), None, "{other}");
+        }
+    }
 }
