@@ -39,7 +39,7 @@ pub struct ResponseFuture {
 struct Attempts {
     core: Arc<Core>,
     /// Before it is sent, the request; afterwards the request once more, if it may be sent again
-    /// should the connection turn out dead. It stays in its place, because it is large.
+    /// should the connection be closed. It stays in its place, because it is large.
     request: Option<Request<Outgoing>>,
     host: Host,
     tried: Tried,
@@ -48,8 +48,8 @@ struct Attempts {
     /// An endpoint of which an idle connection was dead: it is not at fault, and it is tried
     /// again with a new connection if there is nobody else.
     again: Option<Arc<Candidate<Upstream>>>,
-    /// An endpoint may have seen the request, on a connection that turned out dead.
-    seen: bool,
+    /// An endpoint may have seen the request, but its connection was closed without an answer.
+    lost: Option<Error>,
 }
 
 enum State {
@@ -174,13 +174,20 @@ impl Attempts {
             rng: None,
             refused: None,
             again: None,
-            seen: false,
+            lost: None,
         }
     }
 
     fn follow(&mut self, choice: Choice<Upstream>) -> Result<State, Error> {
         match choice {
-            Choice::Picked(flight) => Ok(State::Picked(flight, Need::Any)),
+            Choice::Picked(flight) => {
+                // Where one connection was dead, others may be.
+                let need = match &self.lost {
+                    Some(_) => Need::Fresh,
+                    None => Need::Any,
+                };
+                Ok(State::Picked(flight, need))
+            }
             Choice::Exhausted => match self.again.take() {
                 Some(candidate) => {
                     let flight = InFlight::begin(candidate, self.core.balance.now());
@@ -188,7 +195,10 @@ impl Attempts {
                 }
                 None => Err(self.exhausted()),
             },
-            Choice::Empty => Err(Error::new(ErrorKind::NoEndpoints).after_sending(self.seen)),
+            Choice::Empty => match self.lost.take() {
+                Some(error) => Err(error),
+                None => Err(Error::new(ErrorKind::NoEndpoints)),
+            },
             Choice::Unknown => self.resolution().map(State::Unresolved),
         }
     }
@@ -279,7 +289,7 @@ impl Attempts {
             // Every way here has put a request in its place.
             return Step::Fail(self.exhausted());
         };
-        if lease.is_reused() {
+        if self.lost.is_none() {
             self.request = request::copy(&request);
         }
         self.host.write(&mut request, flight.backend());
@@ -320,25 +330,32 @@ impl Attempts {
             }
             return self.pass(&flight);
         }
-        // A server may close an idle connection at any time, also while a request is on its way;
-        // the request may then be repeated if it is idempotent (RFC 9110, 9.2.2; RFC 9112, 9.3.1).
-        // An answer that cannot be understood is no such case, nor is a mistake in the request.
-        if self.request.is_some() && !error.is_parse() && !error.is_user() {
-            tracing::debug!(target = %flight.target(), %error, "idle connection was closed");
-            self.seen = true;
-            self.again = Some(Arc::clone(&flight));
-            return self.pass(&flight);
-        }
-        // If the request's own body failed, no endpoint is to blame.
-        if !error.is_user() {
+        // An idempotent request "can be repeated automatically if a communication failure occurs
+        // before the client is able to read the server's response", and "a client SHOULD NOT
+        // automatically retry a failed automatic retry" (RFC 9110, 9.2.2): so a request that
+        // brings servers down meets two of them and not all. An answer that cannot be understood
+        // is no such failure, nor is a mistake in the request.
+        let again = self.request.is_some() && !error.is_parse() && !error.is_user();
+        let reused = lease.is_reused();
+        // If the request's own body failed, no endpoint is to blame; and that an idle connection
+        // is closed while a request is on its way is no fault.
+        let blameless = error.is_user() || (again && reused);
+        if !blameless {
             flight.failed(clock.at(started), clock.now());
         }
-        Step::Fail(
-            Error::new(ErrorKind::Request)
-                .after_sending(true)
-                .context(flight.target().to_string())
-                .because(error),
-        )
+        let lost = Error::new(ErrorKind::Request)
+            .after_sending(true)
+            .context(flight.target().to_string())
+            .because(error);
+        if !again {
+            return Step::Fail(lost);
+        }
+        tracing::debug!(target = %flight.target(), "request is sent again");
+        self.lost = Some(lost);
+        if reused {
+            self.again = Some(Arc::clone(&flight));
+        }
+        self.pass(&flight)
     }
 
     fn answer(
@@ -367,13 +384,11 @@ impl Attempts {
     }
 
     fn exhausted(&mut self) -> Error {
-        let kind = if self.seen {
-            ErrorKind::Request
-        } else {
-            ErrorKind::Connect
-        };
+        if let Some(lost) = self.lost.take() {
+            return lost;
+        }
         let tried = self.tried.len();
-        let error = Error::new(kind).after_sending(self.seen);
+        let error = Error::new(ErrorKind::Connect);
         match self.refused.take() {
             Some((last, cause)) => error
                 .context(format!("{tried} tried, the last was {}", last.target()))
@@ -385,7 +400,7 @@ impl Attempts {
     /// The error for a request whose deadline has passed in this state.
     fn late(&self, state: &State) -> Error {
         let limit = self.core.timeout.unwrap_or_default();
-        let sent = self.seen || matches!(state, State::Sending(_));
+        let sent = self.lost.is_some() || matches!(state, State::Sending(_));
         let error = Error::new(ErrorKind::Timeout).after_sending(sent);
         match state {
             State::Sending(Sending { flight, .. }) => error.context(format!(

@@ -49,8 +49,9 @@ use upstream::Upstream;
 ///   [`max_attempts`](Builder::max_attempts) endpoints. An endpoint that refuses is left alone for
 ///   100 ms, growing to 5 s.
 /// * What was sent is not sent again, with one exception: a request with an idempotent method
-///   (RFC 9110, 9.2.2) and no body, sent on an idle connection that the endpoint closed before any
-///   response. Closing an idle connection is every server's right, and the two cross in the wire.
+///   (RFC 9110, 9.2.2) and no body, whose connection was closed before any response, is sent once
+///   more, to another endpoint if there is one. Closing an idle connection is every server's
+///   right, and the two cross on the wire.
 ///
 /// Endpoints that leave get no new request from that moment; their idle connections are closed at
 /// once, and requests under way finish, streaming bodies included.

@@ -285,6 +285,55 @@ async fn closes_the_second_request() -> (lictor_tower::endpoint::Target, JoinSet
 }
 
 #[tokio::test]
+async fn a_get_that_brings_servers_down_is_sent_twice_and_no_more() {
+    let mut tasks = JoinSet::new();
+    let requests = Arc::new(AtomicU32::new(0));
+    let mut targets = Vec::new();
+    for _ in 0..5 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        targets.push(lictor_tower::endpoint::Target::try_from(addr).unwrap());
+        let requests = Arc::clone(&requests);
+        tasks.spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut buffer = [0; 1024];
+                if stream.read(&mut buffer).await.unwrap() > 0 {
+                    requests.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+    }
+    let (registry, told) = registry();
+    registry.tell(&targets.iter().collect::<Vec<_>>());
+    let channel = Channel::from_source(told).build().unwrap();
+    let error = channel.request(get("/")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Request);
+    assert!(error.was_sent() && error.source().is_some());
+    assert_eq!(requests.load(Ordering::SeqCst), 2);
+    assert_eq!(in_flight(&channel), 0);
+}
+
+#[tokio::test]
+async fn a_lost_get_with_nobody_else_to_ask_tells_why_it_was_lost() {
+    let (target, mut tasks) = closes_the_second_request().await;
+    let (registry, told) = registry();
+    registry.tell(&[&target]);
+    let channel = Channel::from_source(told).build().unwrap();
+    let response = channel.request(get("/")).await.unwrap();
+    assert_eq!(text(response).await, "ok");
+    // The listener closes; the idle connection is still served by nobody.
+    tasks.shutdown().await;
+    let error = channel.request(get("/")).await.unwrap_err();
+    assert!(
+        matches!(error.kind(), ErrorKind::Request | ErrorKind::Connect),
+        "{error:?}"
+    );
+    assert_eq!(error.was_sent(), error.kind() == ErrorKind::Request);
+    assert!(error.source().is_some());
+}
+
+#[tokio::test]
 async fn garbage_for_an_answer_is_an_error_and_the_connection_is_dropped() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = lictor_tower::endpoint::Target::try_from(listener.local_addr().unwrap()).unwrap();

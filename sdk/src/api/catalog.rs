@@ -4,7 +4,7 @@ mod entry;
 
 use std::sync::Arc;
 
-use super::endpoint::Answered;
+use super::endpoint::{self, Answered, Gathering};
 use super::model::MaybeNodeServices;
 use super::{Endpoint, Read, Write};
 use crate::client::Client;
@@ -205,6 +205,10 @@ impl Endpoint for Nodes {
     fn interpret(&self, answer: Answered) -> Result<Self::Output> {
         answer.good()?.json()
     }
+
+    fn gathering(&self) -> Option<Gathering<Self::Output>> {
+        endpoint::list()
+    }
 }
 
 /// The names of the services: [`Catalog::services`].
@@ -228,6 +232,10 @@ impl Endpoint for Instances {
 
     fn interpret(&self, answer: Answered) -> Result<Self::Output> {
         answer.good()?.json()
+    }
+
+    fn gathering(&self) -> Option<Gathering<Self::Output>> {
+        endpoint::list()
     }
 }
 

@@ -1,7 +1,15 @@
 //! What all endpoints have in common.
 
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
 use crate::client::Raw;
 use crate::error::Result;
+use crate::ident::text::Table;
+use crate::proto::pieces::Splitter;
+use crate::transport::{BoxError, Gather};
 
 /// What an endpoint's answer means.
 ///
@@ -14,6 +22,88 @@ pub trait Endpoint: Send + Sync + 'static {
     /// Reads an answer of any status.
     #[doc(hidden)]
     fn interpret(&self, answer: Answered) -> Result<Self::Output>;
+
+    /// What reads a good answer while it comes, if that saves memory.
+    #[doc(hidden)]
+    fn gathering(&self) -> Option<Gathering<Self::Output>> {
+        None
+    }
+}
+
+/// What an answer that comes in pieces is gathered in; it cannot be named outside this crate.
+#[expect(unnameable_types, reason = "seals the trait")]
+pub struct Gathering<T>(Box<dyn Gathered<T>>);
+
+/// The other end of a [`Gather`].
+trait Gathered<T>: Gather {
+    /// Whether anything was taken in.
+    fn began(&self) -> bool;
+
+    /// All that was taken in.
+    fn finish(self: Box<Self>) -> Result<T, BoxError>;
+}
+
+impl<T> Gathering<T> {
+    pub(super) fn as_gather(&mut self) -> &mut (dyn Gather + 'static) {
+        &mut *self.0
+    }
+
+    /// What was gathered, if the answer came in pieces.
+    pub(super) fn finish(self) -> Option<Result<T, BoxError>> {
+        self.0.began().then(|| self.0.finish())
+    }
+}
+
+impl<T> fmt::Debug for Gathering<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gathering")
+    }
+}
+
+/// Gathers the elements of a list, each decoded as soon as it is complete.
+pub(super) fn list<T>() -> Option<Gathering<Vec<Arc<T>>>>
+where
+    T: DeserializeOwned + Send + Sync + 'static,
+{
+    Some(Gathering(Box::new(List {
+        splitter: Splitter::new(),
+        table: None,
+        items: Vec::new(),
+    })))
+}
+
+struct List<T> {
+    splitter: Splitter,
+    /// Made with the first piece: most answers are one.
+    table: Option<Table>,
+    items: Vec<Arc<T>>,
+}
+
+impl<T: DeserializeOwned + Send + Sync> Gather for List<T> {
+    fn take(&mut self, piece: &[u8]) -> Result<(), BoxError> {
+        let Self {
+            splitter,
+            table,
+            items,
+        } = self;
+        table.get_or_insert_with(Table::new).within(|| {
+            splitter.push(piece, |text| {
+                items.push(Arc::new(serde_json::from_slice(text)?));
+                Ok(())
+            })
+        })
+    }
+}
+
+impl<T: DeserializeOwned + Send + Sync> Gathered<Vec<Arc<T>>> for List<T> {
+    fn began(&self) -> bool {
+        self.table.is_some()
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<Arc<T>>, BoxError> {
+        self.splitter.finish()?;
+        Ok(self.items)
+    }
 }
 
 /// An answer as it came; it cannot be named outside this crate, which seals [`Endpoint`].

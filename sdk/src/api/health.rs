@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
-use super::endpoint::Answered;
+use super::endpoint::{self, Answered, Gathering};
 use super::{Endpoint, Read};
 use crate::client::Client;
 use crate::error::Result;
@@ -233,6 +233,10 @@ impl Endpoint for Instances {
     fn interpret(&self, answer: Answered) -> Result<Self::Output> {
         answer.good()?.json()
     }
+
+    fn gathering(&self) -> Option<Gathering<Self::Output>> {
+        endpoint::list()
+    }
 }
 
 /// A list of checks: [`Health::node`], [`Health::checks`], [`Health::state`].
@@ -244,5 +248,9 @@ impl Endpoint for Checks {
 
     fn interpret(&self, answer: Answered) -> Result<Self::Output> {
         answer.good()?.json()
+    }
+
+    fn gathering(&self) -> Option<Gathering<Self::Output>> {
+        endpoint::list()
     }
 }

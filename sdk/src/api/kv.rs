@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Deserializer};
 
-use super::endpoint::Answered;
+use super::endpoint::{self, Answered, Gathering};
 use super::{Endpoint, Read, Write};
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -285,6 +285,10 @@ impl Endpoint for List {
             Some(raw) => raw.json(),
             None => Ok(Vec::new()),
         }
+    }
+
+    fn gathering(&self) -> Option<Gathering<Self::Output>> {
+        endpoint::list()
     }
 }
 

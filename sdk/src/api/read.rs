@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::endpoint::{Answered, Gathering};
 use super::{Answer, Endpoint};
 use crate::client::{Call, Client};
 use crate::error::{Error, Result};
@@ -317,9 +318,14 @@ impl<E: Endpoint> Read<E> {
             }
             wait_for(&mut call, wait)?;
         }
-        let raw = self.client.send(call).await?;
+        let mut gathering = self.endpoint.gathering();
+        let gather = gathering.as_mut().map(Gathering::as_gather);
+        let raw = self.client.send_gathering(call, gather).await?;
         let meta = raw.meta();
-        let value = self.endpoint.interpret(super::endpoint::Answered(raw))?;
+        let value = match gathering.and_then(Gathering::finish) {
+            Some(gathered) => gathered.map_err(|err| raw.unexpected(err))?,
+            None => self.endpoint.interpret(Answered(raw))?,
+        };
         Ok(Answer::new(value, meta))
     }
 }

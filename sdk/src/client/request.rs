@@ -14,7 +14,7 @@ use crate::ident::{Datacenter, Token, text};
 use crate::proto::meta::Meta;
 use crate::proto::query::Target;
 use crate::proto::status;
-use crate::transport::Lane;
+use crate::transport::{Gathering, Lane};
 
 /// What to ask, before the client adds what all requests have in common.
 #[derive(Clone, Debug)]
@@ -79,6 +79,15 @@ impl Client {
     ///
     /// Whatever Consul answers is an answer: [`Raw::good`] tells good ones from others.
     pub(crate) async fn send(&self, call: Call) -> Result<Raw> {
+        self.send_gathering(call, None).await
+    }
+
+    /// The same; the body of a good answer goes to `gather` if it comes in several pieces.
+    pub(crate) async fn send_gathering(
+        &self,
+        call: Call,
+        gather: Option<&mut Gathering>,
+    ) -> Result<Raw> {
         let scope = &*self.scope;
         let mut target = call.target;
         if let Some(datacenter) = call.datacenter.as_ref().or(scope.datacenter.as_ref()) {
@@ -122,7 +131,7 @@ impl Client {
         let sending = self
             .shared
             .transport
-            .send(request, self.shared.response_limit);
+            .send(request, self.shared.response_limit, gather);
         match tokio::time::timeout_at(deadline, sending).await {
             Ok(Ok(response)) => {
                 let (head, body) = response.into_parts();

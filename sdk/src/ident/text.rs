@@ -55,6 +55,26 @@ impl Scope {
     }
 }
 
+/// What an answer that comes piece by piece has brought so far; its pieces may be decoded on
+/// different threads.
+#[derive(Default)]
+pub(crate) struct Table(Option<Box<Seen>>);
+
+impl Table {
+    /// A table for an answer of more than a small size.
+    pub(crate) fn new() -> Self {
+        Self(Some(Box::new(Seen::new(usize::MAX / 2))))
+    }
+
+    /// Decodes a piece: what is equal to something of an earlier piece is shared with it.
+    pub(crate) fn within<T>(&mut self, decode: impl FnOnce() -> T) -> T {
+        let outer = SEEN.with_borrow_mut(|current| std::mem::replace(current, self.0.take()));
+        let decoded = decode();
+        self.0 = SEEN.with_borrow_mut(|current| std::mem::replace(current, outer));
+        decoded
+    }
+}
+
 impl Drop for Scope {
     fn drop(&mut self) {
         let outer = self.outer.take();
@@ -294,6 +314,21 @@ mod tests {
         let text = shared("gone");
         drop(scope);
         assert_eq!(Arc::strong_count(&text), 1);
+    }
+
+    #[test]
+    fn pieces_of_one_answer_share_their_texts() {
+        let mut table = Table::new();
+        let one = table.within(|| shared("a"));
+        assert!(!Arc::ptr_eq(&one, &shared("a")));
+        let (mut table, two) = std::thread::spawn(move || {
+            let two = table.within(|| shared("a"));
+            (table, two)
+        })
+        .join()
+        .unwrap();
+        assert!(Arc::ptr_eq(&one, &two));
+        assert!(Arc::ptr_eq(&one, &table.within(|| shared("a"))));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! taken over, and only the others are decoded.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 
 /// Where an element of the new array comes from.
@@ -36,6 +37,18 @@ pub(crate) struct NotAnArray {
     /// Where it stops being one.
     pub(crate) at: usize,
 }
+
+impl fmt::Display for NotAnArray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "not an array of objects: it stops being one at byte {}",
+            self.at
+        )
+    }
+}
+
+impl std::error::Error for NotAnArray {}
 
 impl<'a> Known<'a> {
     fn element(&self, at: usize) -> Option<&'a [u8]> {

@@ -11,5 +11,6 @@ pub(crate) mod backoff;
 pub(crate) mod pace;
 pub(crate) mod cursor;
 pub(crate) mod elements;
+pub(crate) mod pieces;
 pub(crate) mod diff;
 pub(crate) mod heartbeat;

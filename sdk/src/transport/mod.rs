@@ -51,12 +51,27 @@ pub enum Lane {
 
 type Sending<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>>> + Send + 'a>>;
 
+/// Takes in the body of a good answer while it comes.
+///
+/// A body of one piece is not handed over: it is cheaper to read as a whole.
+pub(crate) trait Gather: Send {
+    fn take(&mut self, piece: &[u8]) -> Result<(), BoxError>;
+}
+
+/// Something to gather in; it borrows nothing.
+pub(crate) type Gathering = dyn Gather + 'static;
+
 /// A transport without its type; it returns whole bodies, up to a limit.
 #[derive(Clone)]
 pub(crate) struct Transport(Arc<dyn Sender>);
 
 trait Sender: Send + Sync {
-    fn send(&self, request: Request, limit: usize) -> Sending<'_>;
+    fn send<'a>(
+        &'a self,
+        request: Request,
+        limit: usize,
+        gather: Option<&'a mut Gathering>,
+    ) -> Sending<'a>;
 }
 
 struct Erased<S>(S);
@@ -74,8 +89,15 @@ impl Transport {
     }
 
     /// Sends one request and collects its answer, of at most `limit` bytes.
-    pub(crate) fn send(&self, request: Request, limit: usize) -> Sending<'_> {
-        self.0.send(request, limit)
+    ///
+    /// What `gather` takes in does not come back as a body.
+    pub(crate) fn send<'a>(
+        &'a self,
+        request: Request,
+        limit: usize,
+        gather: Option<&'a mut Gathering>,
+    ) -> Sending<'a> {
+        self.0.send(request, limit, gather)
     }
 }
 
@@ -93,7 +115,12 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    fn send(&self, request: Request, limit: usize) -> Sending<'_> {
+    fn send<'a>(
+        &'a self,
+        request: Request,
+        limit: usize,
+        gather: Option<&'a mut Gathering>,
+    ) -> Sending<'a> {
         // A service may only be called after it said it is ready, and readiness belongs to one
         // copy: each request has its own.
         let mut service = self.0.clone();
@@ -106,14 +133,17 @@ where
                 .await
                 .map_err(|err| failed(err.into()))?;
             let (head, body) = response.into_parts();
-            let body = collect(body, limit).await?;
+            let gather = gather.filter(|_| head.status.is_success());
+            let body = collect(body, limit, gather).await?;
             Ok(Response::from_parts(head, body))
         })
     }
 }
 
-/// The whole body in one piece: decoding from pieces costs a hundred times as much.
-async fn collect<B>(body: B, limit: usize) -> Result<Bytes>
+/// The whole body in one piece, or none of it if it went to `gather`.
+///
+/// Decoding from a chain of pieces costs a hundred times as much as from one.
+async fn collect<B>(body: B, limit: usize, mut gather: Option<&mut Gathering>) -> Result<Bytes>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
@@ -139,6 +169,12 @@ where
             first = Some(data);
             continue;
         }
+        if let Some(gather) = &mut gather {
+            for piece in [first.take(), Some(data)].into_iter().flatten() {
+                gather.take(&piece).map_err(unreadable)?;
+            }
+            continue;
+        }
         if let Some(first) = first.take() {
             // The length a server announces is believed only up to a megabyte ahead of what came.
             let expected = usize::try_from(hint.lower()).unwrap_or(limit);
@@ -152,6 +188,12 @@ where
 
 /// How much memory is taken before the bytes for it have come.
 const AHEAD: usize = 1 << 20;
+
+fn unreadable(err: BoxError) -> Error {
+    Error::new(ErrorKind::Decode)
+        .context("not the JSON this endpoint promises")
+        .caused_by(err)
+}
 
 fn too_large(limit: usize) -> Error {
     Error::new(ErrorKind::AnswerTooLarge).context(format!(
@@ -204,15 +246,17 @@ mod tests {
     #[tokio::test]
     async fn a_body_in_pieces_is_put_together() {
         assert_eq!(
-            collect(pieces(&["ab", "", "c", "d"]), 4).await.unwrap(),
+            collect(pieces(&["ab", "", "c", "d"]), 4, None)
+                .await
+                .unwrap(),
             "abcd"
         );
-        assert_eq!(collect(pieces(&[]), 4).await.unwrap(), "");
+        assert_eq!(collect(pieces(&[]), 4, None).await.unwrap(), "");
     }
 
     #[tokio::test]
     async fn a_body_above_the_limit_is_refused_while_it_comes() {
-        let err = collect(pieces(&["abc", "de"]), 4).await.unwrap_err();
+        let err = collect(pieces(&["abc", "de"]), 4, None).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::AnswerTooLarge);
     }
 }

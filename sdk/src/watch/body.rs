@@ -69,12 +69,7 @@ impl<T: Watched> Decoded<T> {
             body: &self.body,
             spans: &self.spans,
         };
-        let found = elements::split(body, known).map_err(|err| {
-            format!(
-                "not an array of objects: it stops being one at byte {}",
-                err.at
-            )
-        })?;
+        let found = elements::split(body, known)?;
         let new = found.iter().filter(|one| one.origin == Origin::New);
         let _shared = text::Scope::open(new.map(|one| one.span.len()).sum());
         let mut spans = Vec::with_capacity(found.len());
