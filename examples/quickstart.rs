@@ -115,10 +115,11 @@ async fn run(options: &Options) -> Result<Report> {
     load.calls(500).await?;
 
     // ... and one dies. Nobody deregisters it: its check has to expire.
-    let died = Instant::now();
-    second.abort();
+    let dying = Instant::now();
+    second.abort().await?;
+    let dead = Instant::now();
     until("the dead one is gone", || !finds(&channel, &second)).await?;
-    let crash = died.elapsed();
+    let crash = dying.elapsed();
     load.calls(500).await?;
 
     let same_at_last = same_over_dns(&client, &place, &service).await?;
@@ -129,7 +130,8 @@ async fn run(options: &Options) -> Result<Report> {
     Ok(Report {
         agent: place.describe().to_owned(),
         tally,
-        died,
+        dying,
+        dead,
         join,
         leave,
         crash,
@@ -207,17 +209,23 @@ impl Server {
         self.done.take().ok_or_else(|| "stopped twice".into())
     }
 
-    /// Ends it as `kill -9` would.
-    fn abort(&mut self) {
+    /// Ends it as `kill -9` would, and returns when nothing of it is left.
+    async fn abort(&mut self) -> Result<()> {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // This waits for the server's threads, so it is not for the ones that serve us.
+            let ended = move || runtime.shutdown_timeout(Duration::from_secs(10));
+            tokio::task::spawn_blocking(ended).await?;
         }
+        Ok(())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.abort();
+        // A runtime may not be waited for where tasks run.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

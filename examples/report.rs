@@ -15,8 +15,10 @@ pub struct Report {
     pub agent: String,
     /// All calls.
     pub tally: Tally,
-    /// When the server died that nobody deregistered.
-    pub died: Instant,
+    /// When the server began to die that nobody deregistered.
+    pub dying: Instant,
+    /// When nothing was left of it.
+    pub dead: Instant,
     /// From the start of a new server until the client knew it.
     pub join: Duration,
     /// From the wish to leave until the client no longer knew the server.
@@ -61,7 +63,7 @@ impl Report {
     }
 
     fn in_flight(&self, failure: &Failure) -> bool {
-        failure.was_sent && failure.began <= self.died && self.died <= failure.failed
+        failure.was_sent && failure.began <= self.dead && self.dying <= failure.failed
     }
 }
 
