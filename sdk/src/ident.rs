@@ -241,15 +241,21 @@ impl Token {
     /// repeat it.
     pub fn new(secret: impl Into<Arc<str>>) -> Result<Self> {
         let secret = secret.into();
+        match Self::check(&secret) {
+            Ok(()) => Ok(Self(secret)),
+            Err(reason) => Err(Error::invalid(format!("token: {reason}"))),
+        }
+    }
+
+    /// Whether a text can be a token; the reason does not repeat it.
+    pub(crate) fn check(secret: &str) -> Result<(), &'static str> {
         if secret.is_empty() {
-            return Err(Error::invalid("token: must not be empty"));
+            Err("must not be empty")
+        } else if secret.bytes().all(|b| b.is_ascii_graphic()) {
+            Ok(())
+        } else {
+            Err("may hold only visible ASCII characters, without spaces")
         }
-        if !secret.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Error::invalid(
-                "token: may hold only visible ASCII characters, without spaces",
-            ));
-        }
-        Ok(Self(secret))
     }
 
     /// The secret itself; take care where it goes.

@@ -27,7 +27,7 @@ impl Address {
     pub(super) fn parse(text: &str, name: &str) -> Result<Self> {
         let wrong = |reason: &str| {
             Err(Error::new(ErrorKind::Config).context(format!(
-                "{name} {text:?}: {reason}; right would be `127.0.0.1:8500`, `https://host:8501`, \
+                "{name} {text:?}: {reason}; right would be `127.0.0.1:8500`, `[::1]:8500`, `https://host:8501`, \
                  `http://host:8500/prefix` or `unix:///path/to/socket`",
                 text = without_password(text)
             )))
@@ -44,9 +44,12 @@ impl Address {
             });
         }
         let (scheme, rest, bare) = match text.split_once("://") {
+            None if text.starts_with("http:/") || text.starts_with("https:/") => {
+                return wrong("has one slash behind its scheme");
+            }
             None => (Scheme::HTTP, text, true),
-            Some(("http", rest)) => (Scheme::HTTP, rest, false),
-            Some(("https", rest)) => (Scheme::HTTPS, rest, false),
+            Some((http, rest)) if http.eq_ignore_ascii_case("http") => (Scheme::HTTP, rest, false),
+            Some((tls, rest)) if tls.eq_ignore_ascii_case("https") => (Scheme::HTTPS, rest, false),
             Some((other, _)) => return wrong(&format!("unknown scheme {other:?}")),
         };
         if rest.contains(['?', '#']) {
@@ -145,7 +148,10 @@ fn unfit(err: impl Into<http::Error>) -> Error {
         .caused_by(err.into())
 }
 
+/// The text as far as it can be repeated: without a user, and without a query, which may hold a
+/// token.
 fn without_password(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
     match text.rsplit_once('@') {
         Some((_, host)) => format!("..@{host}"),
         None => text.to_owned(),
@@ -211,6 +217,7 @@ mod tests {
             ("unix://", "socket"),
             ("http://a b", "not a host"),
             ("h/a//b", "prefix"),
+            ("http:/h", "slash"),
         ] {
             let err = Address::parse(text, "CONSUL_HTTP_ADDR").unwrap_err();
             let err = err.to_string();
@@ -224,6 +231,8 @@ mod tests {
     #[test]
     fn a_password_in_an_address_is_refused_and_not_repeated() {
         let err = Address::parse("http://u:secret@h:1", "address").unwrap_err();
+        assert!(!err.to_string().contains("secret"), "{err}");
+        let err = Address::parse("http://h:1/?token=secret", "address").unwrap_err();
         assert!(!err.to_string().contains("secret"), "{err}");
     }
 }

@@ -49,6 +49,8 @@ pub struct Builder {
     pub(super) ssl: bool,
     pub(super) tls: Tls,
     pub(super) token: TokenSetting,
+    /// Where the token came from, for error texts.
+    pub(super) token_name: &'static str,
     pub(super) basic_auth: Option<(String, String)>,
     pub(super) datacenter: Option<String>,
     pub(super) namespace: Option<String>,
@@ -76,6 +78,7 @@ impl Builder {
             ssl: false,
             tls: Tls::new(),
             token: TokenSetting::None,
+            token_name: "token",
             basic_auth: None,
             datacenter: None,
             namespace: None,
@@ -101,6 +104,7 @@ impl Builder {
     /// The token that requests bear; replaces a token file. Default: none.
     pub fn token(mut self, secret: impl Into<String>) -> Self {
         self.token = TokenSetting::Secret(secret.into());
+        self.token_name = "token";
         self
     }
 
@@ -111,6 +115,7 @@ impl Builder {
     /// or unusable the last good token stays.
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token = TokenSetting::File(path.into());
+        self.token_name = "token file";
         self
     }
 
@@ -229,9 +234,13 @@ impl Builder {
         let token = match self.token {
             TokenSetting::None => TokenSource::None,
             TokenSetting::Secret(secret) => {
-                TokenSource::Fixed(Token::new(secret).map_err(|err| wrong("token").caused_by(err))?)
+                Token::check(&secret)
+                    .map_err(|reason| wrong(&format!("{}: {reason}", self.token_name)))?;
+                TokenSource::Fixed(Token::new(secret)?)
             }
-            TokenSetting::File(path) => TokenSource::File(Arc::new(TokenFile::open(path)?)),
+            TokenSetting::File(path) => {
+                TokenSource::File(Arc::new(TokenFile::open(path, self.token_name)?))
+            }
         };
         let datacenter = self
             .datacenter

@@ -78,10 +78,11 @@ impl Builder {
             tls = tls.server_name(name);
         }
         builder = builder.tls(tls);
-        builder.token = match (path("CONSUL_HTTP_TOKEN_FILE"), text("CONSUL_HTTP_TOKEN")?) {
-            (Some(file), _) => TokenSetting::File(file.into()),
-            (None, Some(secret)) => TokenSetting::Secret(secret),
-            (None, None) => TokenSetting::None,
+        let token = (path("CONSUL_HTTP_TOKEN_FILE"), text("CONSUL_HTTP_TOKEN")?);
+        (builder.token, builder.token_name) = match token {
+            (Some(file), _) => (TokenSetting::File(file.into()), "CONSUL_HTTP_TOKEN_FILE"),
+            (None, Some(secret)) => (TokenSetting::Secret(secret), "CONSUL_HTTP_TOKEN"),
+            (None, None) => (TokenSetting::None, "token"),
         };
         if let Some(auth) = text("CONSUL_HTTP_AUTH")? {
             let (user, password) = auth.split_once(':').unwrap_or((&auth, ""));
@@ -182,7 +183,10 @@ mod tests {
                 &["CONSUL_HTTP_ADDR", "gopher"],
             ),
             (&[("CONSUL_CLIENT_CERT", "c.pem")], &["CONSUL_CLIENT_KEY"]),
-            (&[("CONSUL_HTTP_TOKEN", "s3cret\u{7}")], &["token"]),
+            (
+                &[("CONSUL_HTTP_TOKEN", "s3cret\u{7}")],
+                &["CONSUL_HTTP_TOKEN:", "visible"],
+            ),
         ] {
             let err = built(vars).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::Config, "{err}");

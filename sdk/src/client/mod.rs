@@ -131,13 +131,14 @@ impl Client {
     /// The one living `T` that stands under `key` in this process, or a new one.
     ///
     /// The key must tell all that makes two of them different; who asks (token, datacenter) is
-    /// added here.
+    /// added here. One that is held on to but no longer `lives` is not shared.
     pub(crate) fn shared_slot<T: Send + Sync + 'static>(
         &self,
         key: &str,
+        lives: impl Fn(&T) -> bool,
         make: impl FnOnce() -> Result<Arc<T>>,
     ) -> Result<Arc<T>> {
-        self.shared.slots.enter(&self.scope, key, make)
+        self.shared.slots.enter(&self.scope, key, lives, make)
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
 
 use super::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -72,6 +72,7 @@ struct Asked {
     method: Method,
     target: Target,
     token: Option<Token>,
+    basic_auth: Option<HeaderValue>,
 }
 
 impl Client {
@@ -88,6 +89,10 @@ impl Client {
         call: Call,
         gather: Option<&mut Gathering>,
     ) -> Result<Raw> {
+        if Handle::try_current().is_err() {
+            return Err(Error::new(ErrorKind::NoRuntime)
+                .context("a request needs one for its deadline: call this inside one"));
+        }
         let scope = &*self.scope;
         let mut target = call.target;
         if let Some(datacenter) = call.datacenter.as_ref().or(scope.datacenter.as_ref()) {
@@ -104,6 +109,7 @@ impl Client {
             method: call.method,
             target,
             token,
+            basic_auth: self.shared.basic_auth.clone(),
         };
         let mut request = http::Request::new(call.body);
         *request.method_mut() = asked.method.clone();
@@ -117,7 +123,7 @@ impl Client {
         if let Some(cache_control) = call.cache_control {
             headers.insert(CACHE_CONTROL, cache_control);
         }
-        if let Some(auth) = &self.shared.basic_auth {
+        if let Some(auth) = &asked.basic_auth {
             headers.insert(AUTHORIZATION, auth.clone());
         }
         if let Some(token) = &asked.token {
@@ -127,12 +133,11 @@ impl Client {
             headers.insert("x-consul-token", value);
         }
         let timeout = call.timeout.unwrap_or(scope.timeout);
-        let deadline = Instant::now() + timeout;
         let sending = self
             .shared
             .transport
             .send(request, self.shared.response_limit, gather);
-        match tokio::time::timeout_at(deadline, sending).await {
+        match tokio::time::timeout(timeout, sending).await {
             Ok(Ok(response)) => {
                 let (head, body) = response.into_parts();
                 Ok(Raw {
@@ -142,9 +147,15 @@ impl Client {
                     asked,
                 })
             }
-            Ok(Err(err)) => Err(err.at(&asked.place())),
-            Err(_) => Err(Error::new(ErrorKind::Timeout)
-                .context(format!("{}: no answer within {timeout:?}", asked.place()))),
+            Ok(Err(err)) => {
+                let place = format!("{} on {}", asked.place(), self.shared.address);
+                Err(asked.without_secrets(err).at(&place))
+            }
+            Err(_) => Err(Error::new(ErrorKind::Timeout).context(format!(
+                "{} on {}: no answer within {timeout:?}",
+                asked.place(),
+                self.shared.address
+            ))),
         }
     }
 }
@@ -200,16 +211,14 @@ impl Raw {
                 self.asked.place(),
                 self.body.len()
             ))
-            .caused_by(err)
+            // What did not fit may be what the server repeated of the request.
+            .caused_by(self.asked.masked(&err.into().to_string()))
     }
 
-    /// A line of the body, short and without the token, should the server have repeated it.
+    /// A line of the body, short and without secrets, should the server have repeated them.
     fn excerpt(&self, body: &str) -> String {
         const MOST: usize = 300;
-        let body = match &self.asked.token {
-            Some(token) => body.replace(token.expose(), "<token>"),
-            None => body.to_owned(),
-        };
+        let body = self.asked.masked(body);
         let mut line: String = body
             .trim()
             .chars()
@@ -226,5 +235,27 @@ impl Raw {
 impl Asked {
     fn place(&self) -> String {
         format!("{} {}", self.method, self.target.path())
+    }
+
+    /// A text that came from outside, without the secrets of this request.
+    fn masked(&self, text: &str) -> String {
+        let mut text = match &self.token {
+            Some(token) => text.replace(token.expose(), "<token>"),
+            None => text.to_owned(),
+        };
+        let auth = self.basic_auth.as_ref().and_then(|auth| auth.to_str().ok());
+        if let Some(encoded) = auth.and_then(|auth| auth.strip_prefix("Basic ")) {
+            text = text.replace(encoded, "<basic auth>");
+        }
+        text
+    }
+
+    /// The same error; if a transport put a secret into it, only what is safe to tell.
+    fn without_secrets(&self, err: Error) -> Error {
+        let told = format!("{err:?}");
+        if self.masked(&told) == told {
+            return err;
+        }
+        Error::new(err.kind()).context(self.masked(&err.to_string()))
     }
 }

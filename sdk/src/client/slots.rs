@@ -21,6 +21,7 @@ impl Slots {
         &self,
         scope: &Scope,
         key: &str,
+        lives: impl Fn(&T) -> bool,
         make: impl FnOnce() -> Result<Arc<T>>,
     ) -> Result<Arc<T>> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,7 +29,8 @@ impl Slots {
         let found = slots.get(&key).and_then(|same| {
             same.iter()
                 .filter(|slot| slot.scope.asks_like(scope))
-                .find_map(|slot| slot.thing.upgrade()?.downcast::<T>().ok())
+                .filter_map(|slot| slot.thing.upgrade()?.downcast::<T>().ok())
+                .find(|thing| lives(thing))
         });
         if let Some(thing) = found {
             return Ok(thing);

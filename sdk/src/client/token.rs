@@ -78,9 +78,11 @@ struct Stamp {
 
 impl TokenFile {
     /// Reads the file for the first time: now, its absence is an error.
-    pub(super) fn open(path: PathBuf) -> Result<Self> {
+    ///
+    /// `name` is where the path came from.
+    pub(super) fn open(path: PathBuf, name: &str) -> Result<Self> {
         let stamp = stamp(&path);
-        let token = read(&path)?;
+        let token = read(&path, name)?;
         Ok(Self {
             path,
             state: Mutex::new(State {
@@ -104,7 +106,7 @@ impl TokenFile {
         if stamp.is_some() && stamp == state.stamp {
             return state.token.clone();
         }
-        match read(&self.path) {
+        match read(&self.path, "token file") {
             Ok(token) => {
                 if token != state.token {
                     tracing::info!(path = %self.path.display(), "token file changed");
@@ -132,10 +134,14 @@ fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-fn read(path: &Path) -> Result<Token> {
-    let wrong = || Error::new(ErrorKind::Config).context(format!("token file {}", path.display()));
-    let text = fs::read_to_string(path).map_err(|err| wrong().caused_by(err))?;
-    Token::new(text.trim()).map_err(|err| wrong().caused_by(err))
+fn read(path: &Path, name: &str) -> Result<Token> {
+    let wrong = |reason: &str| {
+        Error::new(ErrorKind::Config).context(format!("{name} {}: {reason}", path.display()))
+    };
+    let text = fs::read_to_string(path).map_err(|err| wrong("cannot be read").caused_by(err))?;
+    let secret = text.trim();
+    Token::check(secret).map_err(wrong)?;
+    Token::new(secret)
 }
 
 #[cfg(test)]
@@ -146,7 +152,7 @@ mod tests {
     async fn a_changed_file_gives_the_new_token_and_a_missing_one_keeps_the_last() {
         let path = std::env::temp_dir().join(format!("lictor-token-{}", std::process::id()));
         fs::write(&path, "first\n").unwrap();
-        let file = TokenFile::open(path.clone()).unwrap();
+        let file = TokenFile::open(path.clone(), "token file").unwrap();
         assert_eq!(file.current().expose(), "first");
 
         fs::write(&path, "second-one\n").unwrap();
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_an_error_at_first() {
-        let Err(err) = TokenFile::open("/does/not/exist".into()) else {
+        let Err(err) = TokenFile::open("/does/not/exist".into(), "token file") else {
             panic!("opened");
         };
         assert_eq!(err.kind(), ErrorKind::Config);

@@ -142,7 +142,9 @@ impl Seen {
     }
 
     fn value<T: PartialEq + Send + Sync + 'static>(&mut self, hint: usize, value: T) -> Arc<T> {
-        let Some(place) = self.values.get_mut(place(mix(0, hint as u64), VALUES)) else {
+        // Odd and even hints, two kinds of values, never take each other's place.
+        let pair = place(mix(0, (hint | 1) as u64), VALUES) & !1;
+        let Some(place) = self.values.get_mut(pair | (hint & 1)) else {
             return Arc::new(value);
         };
         if let Some(known) = place
@@ -206,7 +208,8 @@ pub(crate) fn shared(text: &str) -> Arc<str> {
 
 /// The shared form of `value`, if an equal one of this answer is still remembered.
 ///
-/// Equal values should come with the same hint.
+/// Equal values should come with the same hint. Of two kinds that stand in one answer, one should
+/// have even hints and the other odd ones.
 pub(crate) fn shared_value<T: PartialEq + Send + Sync + 'static>(hint: usize, value: T) -> Arc<T> {
     SEEN.with_borrow_mut(|seen| match seen {
         None => Arc::new(value),

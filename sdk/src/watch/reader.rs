@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::engine::{self, Question, State};
 use super::kinds::{Watchable, Watched};
-use super::snapshot::{Snapshot, Status};
+use super::snapshot::{Outage, Snapshot, Status};
 use crate::api::{Consistency, Read};
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::diff::{self, Difference};
@@ -60,7 +60,9 @@ impl<T: Watched> Watch<T> {
         };
         let key = call.target.as_str().to_owned();
         let client = read.client.clone();
-        let shared = client.shared_slot(&key, || {
+        // The runtime of an earlier reader may be gone, and the query with it.
+        let lives = |shared: &Shared<T>| is_asked(&shared.state);
+        let shared = client.shared_slot(&key, lives, || {
             let (sender, state) = watch::channel(State::new());
             let question = Question {
                 client: read.client,
@@ -86,13 +88,15 @@ impl<T: Watched> Watch<T> {
     /// Does not count as having seen it: [`changed`](Self::changed) still returns it.
     #[must_use]
     pub fn latest(&self) -> Option<Snapshot<T>> {
-        view(&self.state.borrow())
+        let asked = is_asked(&self.state);
+        view(&self.state.borrow(), asked)
     }
 
     /// Whether the view is up to date, and if not, why.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.state.borrow().status.clone()
+        let asked = is_asked(&self.state);
+        status(&self.state.borrow(), asked)
     }
 
     /// Waits for a content that this reader has not been given: first the one that is there.
@@ -132,8 +136,9 @@ impl<T: Watched> Watch<T> {
         let mut state = self.state.clone();
         loop {
             {
+                let asked = is_asked(&state);
                 let now = state.borrow_and_update();
-                if let Some(snapshot) = view(&now) {
+                if let Some(snapshot) = view(&now, asked) {
                     return Ok(snapshot);
                 }
                 if let Some(error) = now.status.error().filter(|error| !error.is_transient()) {
@@ -157,8 +162,9 @@ impl<T: Watched> Watch<T> {
         let mut state = self.state.clone();
         loop {
             {
+                let asked = is_asked(&state);
                 let now = state.borrow_and_update();
-                if let (true, Some(snapshot)) = (now.status.is_live(), view(&now)) {
+                if let (true, Some(snapshot)) = (asked && now.status.is_live(), view(&now, asked)) {
                     return Ok(snapshot);
                 }
             }
@@ -191,7 +197,8 @@ impl<T: Watched> Watch<T> {
 
     /// The newest content, if this reader was not given it yet.
     fn unseen(&mut self) -> Option<Snapshot<T>> {
-        let snapshot = view(&self.state.borrow_and_update())?;
+        let asked = is_asked(&self.state);
+        let snapshot = view(&self.state.borrow_and_update(), asked)?;
         if snapshot.version() == self.seen {
             return None;
         }
@@ -200,13 +207,29 @@ impl<T: Watched> Watch<T> {
     }
 }
 
-fn view<T>(state: &State<T>) -> Option<Snapshot<T>> {
+/// Whether the task behind a query runs; it only ends before its readers with its runtime.
+fn is_asked<T>(state: &watch::Receiver<State<T>>) -> bool {
+    state.has_changed().is_ok()
+}
+
+fn view<T>(state: &State<T>, asked: bool) -> Option<Snapshot<T>> {
     let content = state.content.as_ref()?;
     Some(Snapshot::new(
         Arc::clone(content),
-        state.status.clone(),
+        status(state, asked),
         state.confirmed_at,
     ))
+}
+
+fn status<T>(state: &State<T>, asked: bool) -> Status {
+    if asked {
+        return state.status.clone();
+    }
+    // Nobody asks any more: what was known grows old from the last answer on.
+    Status::Stale(Outage {
+        since: state.confirmed_at,
+        error: closed(),
+    })
 }
 
 fn closed() -> Error {

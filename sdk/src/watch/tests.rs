@@ -490,7 +490,36 @@ fn readers_end_when_the_runtime_is_gone() {
     let other = tokio::runtime::Runtime::new().unwrap();
     let err = other.block_on(watch.changed()).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Closed);
+    assert_eq!(watch.status().error().unwrap().kind(), ErrorKind::Closed);
     drop(watch);
+}
+
+#[test]
+fn a_reader_whose_runtime_is_gone_does_not_keep_others_from_asking() {
+    let script = Script::new([
+        at_once(7, &pairs(&[("old", 7)])),
+        Act::Hang,
+        at_once(8, &pairs(&[("new", 8)])),
+        Act::Hang,
+    ]);
+    let client = script.client();
+    let first = tokio::runtime::Runtime::new().unwrap();
+    let dead = first.block_on(async {
+        let watch = client.kv().list("a").watch().unwrap();
+        watch.ready().await.unwrap();
+        while script.asked().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        watch
+    });
+    drop(first);
+    let second = tokio::runtime::Runtime::new().unwrap();
+    let fresh = second.block_on(async {
+        let watch = client.kv().list("a").watch().unwrap();
+        watch.ready().await.unwrap()
+    });
+    assert_eq!(keys(&fresh), ["new"]);
+    assert_eq!(keys(&dead.latest().unwrap()), ["old"]);
 }
 
 #[tokio::test(start_paused = true)]

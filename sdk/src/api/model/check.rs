@@ -330,7 +330,7 @@ impl<'de> Deserialize<'de> for Check {
             service_id: wire.service_id,
             create_index: wire.create_index,
             modify_index: wire.modify_index,
-            common: text::shared_value(common.name.place(), common),
+            common: text::shared_value(common.name.place() | 1, common),
             status: wire.status,
         })
     }

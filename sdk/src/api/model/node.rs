@@ -80,7 +80,7 @@ impl Node {
 
     /// The same for equal nodes of one answer.
     pub(crate) fn place(&self) -> usize {
-        self.name.as_ptr().addr()
+        self.name.as_ptr().addr() & !1
     }
 }
 
