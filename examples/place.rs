@@ -14,6 +14,8 @@ pub struct Options {
     pub consul: Option<String>,
     /// Whether the result is told as one line of JSON.
     pub json: bool,
+    /// Whether only the usage is asked for.
+    pub help: bool,
 }
 
 impl Options {
@@ -27,8 +29,10 @@ impl Options {
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--json" => options.json = true,
+                "--help" | "-h" => options.help = true,
                 "--consul" => {
-                    let url = args.next().ok_or("--consul: the address is missing")?;
+                    let url = args.next().filter(|url| !url.starts_with("--"));
+                    let url = url.ok_or("--consul: the address is missing")?;
                     options.consul = Some(url);
                 }
                 other => return Err(format!("{other}: unknown argument")),
@@ -71,7 +75,9 @@ impl Place {
             dns: SocketAddr::from(([127, 0, 0, 1], 8600)),
             _agent: None,
         };
-        let about = place.client()?.agent().about().await?;
+        let client = place.client()?;
+        eprintln!("on the Consul at {}", client.address());
+        let about = client.agent().about().await?;
         place.name = match about.config().version() {
             Some(version) => format!("consul {version}"),
             None => "consul".to_owned(),
@@ -115,9 +121,16 @@ impl Place {
         &self.name
     }
 
-    /// Where it answers DNS queries.
+    /// Where it should answer DNS queries.
     #[must_use]
     pub fn dns(&self) -> SocketAddr {
         self.dns
+    }
+
+    /// Whether somebody listens there: an agent may serve no DNS, or not to this machine.
+    pub async fn has_dns(&self) -> bool {
+        let connected = tokio::net::TcpStream::connect(self.dns);
+        let connected = tokio::time::timeout(std::time::Duration::from_secs(2), connected).await;
+        matches!(connected, Ok(Ok(_)))
     }
 }

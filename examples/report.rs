@@ -25,8 +25,8 @@ pub struct Report {
     pub leave: Duration,
     /// From the death of a server until the client no longer knew it.
     pub crash: Duration,
-    /// Whether SRV and HTTP discovery found the same.
-    pub srv_equals_http: bool,
+    /// Whether SRV and HTTP discovery found the same; `None` if nobody answers DNS queries.
+    pub srv_equals_http: Option<bool>,
 }
 
 impl Report {
@@ -42,7 +42,7 @@ impl Report {
     /// Whether nothing failed that need not have failed.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.needless().next().is_none() && self.srv_equals_http
+        self.needless().next().is_none() && self.srv_equals_http != Some(false)
     }
 
     /// One line of JSON.
@@ -101,7 +101,11 @@ impl fmt::Display for Report {
             "an aborted one was gone after     {:>8.1} ms",
             ms(self.crash)
         )?;
-        let same = if self.srv_equals_http { "yes" } else { "NO" };
+        let same = match self.srv_equals_http {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "not compared: nobody answers DNS queries",
+        };
         writeln!(f, "SRV and HTTP found the same       {same}")?;
         for failure in self.needless() {
             writeln!(f, "needless failure: {}", failure.text)?;

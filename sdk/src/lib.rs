@@ -55,7 +55,7 @@
 //!
 //! # Guarantees
 //!
-//! - **Cancel safety.** Dropping a future never leaves a task or a connection behind. Each async
+//! - **Cancel safety.** Dropping a future never leaves a task or a connection without an owner. Each async
 //!   method says under *Cancel safety* what else it means; after a write was polled once, the write
 //!   may take effect.
 //! - **Tasks.** Calls start none. A watch runs one task for all its readers, a registration a few;
@@ -68,6 +68,12 @@
 //!
 //! Not promised: the texts of errors, the types behind [`std::error::Error::source`], and the
 //! events that are written by `tracing`.
+//!
+//! # Runtime
+//!
+//! Everything runs inside a Tokio runtime with time and I/O (`enable_all()`). Outside of one, calls
+//! return [`ErrorKind::NoRuntime`]; Tokio panics in one without a clock. A client belongs to the
+//! runtimes that drive it: connections that one of them opened rest while it does.
 //!
 //! # Features
 //!

@@ -97,9 +97,13 @@ async fn accept<F>(
         tokio::select! {
             _ = signal.recv() => break,
             accepted = listener.accept() => {
-                // A connection that broke before it was accepted is nobody's loss.
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(serve(stream, Arc::clone(&core)));
+                match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(serve(stream, Arc::clone(&core)));
+                    }
+                    // A connection that broke before it was accepted is nobody's loss. A process
+                    // without free descriptors fails again at once: do not spin.
+                    Err(_) => tokio::time::sleep(AFTER_ERROR).await,
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -141,13 +145,16 @@ async fn dns_stream(mut stream: TcpStream, core: Arc<Core>) {
     }
 }
 
+/// How long the loops rest after an error of their socket.
+const AFTER_ERROR: Duration = Duration::from_millis(20);
+
 async fn dns_packets(socket: UdpSocket, core: Arc<Core>, mut signal: StopSignal) {
     let answers = async {
         let mut packet = vec![0; UDP_PACKET];
         loop {
             // An error here belongs to an earlier answer that could not be delivered.
             let Ok((length, from)) = socket.recv_from(&mut packet).await else {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(AFTER_ERROR).await;
                 continue;
             };
             core.faults.thawed().await;
