@@ -96,13 +96,44 @@ async fn bytes_behind_an_answer_are_not_taken_for_the_next_one() {
 
 #[tokio::test]
 async fn an_answer_that_never_ends_is_given_up_at_the_limit() {
-    let server = server(Reply::endless()).await;
-    let err = error(&client(server.url())).await;
+    // Elements that are decoded as they come, and one that never ends.
+    let node = r#""Node":{"Node":"n","Address":"192.0.2.1"}"#;
+    let instance = format!("{{{node},\"Service\":{{\"ID\":\"w\",\"Service\":\"w\"}}}}");
+    let first = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7\r\n[{\"x\":\"\r\n";
+    let more = Bytes::from(format!("4000\r\n{}\r\n", "x".repeat(0x4000)));
+    for reply in [
+        Reply::endless(&instance),
+        Reply::Endless(Bytes::from_static(first), more),
+    ] {
+        let server = server(reply).await;
+        let err = error(&client(server.url())).await;
+        given_up_at_the_limit(&server, &err).await;
+    }
+    // A list that is read as a whole.
+    let server = server(Reply::endless("\"192.0.2.1:8300\"")).await;
+    let err = client(server.url()).status().peers().await.unwrap_err();
+    given_up_at_the_limit(&server, &err).await;
+}
+
+async fn given_up_at_the_limit(server: &Hostile, err: &Error) {
     assert_eq!(err.kind(), ErrorKind::AnswerTooLarge, "{err}");
     assert!(!err.is_transient());
     assert!(err.to_string().contains("response_limit"), "{err}");
     // Buffers of the system on both sides take some more, but it does not go on.
     assert!(server.sent() < LIMIT + (32 << 20), "{}", server.sent());
+    support::eventually(SLACK, async || server.open() == 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_never_ends_is_given_up_where_it_is_wrong() {
+    let server = server(Reply::endless("\"not an instance\"")).await;
+    let err = error(&client(server.url())).await;
+    assert_eq!(err.kind(), ErrorKind::Decode, "{err}");
+    assert!(!err.is_transient());
+    assert!(
+        err.to_string().contains("GET /v1/health/service/web"),
+        "{err}"
+    );
     support::eventually(SLACK, async || server.open() == 0).await;
 }
 
@@ -382,7 +413,7 @@ async fn a_client_works_again_as_soon_as_the_server_does() {
         Reply::garbage(),
         Reply::Reset,
         Reply::Hang,
-        Reply::endless(),
+        Reply::endless("{}"),
         Reply::truncated("[]"),
         Reply::status(500, ""),
     ] {

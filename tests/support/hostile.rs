@@ -78,13 +78,13 @@ impl Reply {
         Self::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1000\r\n[{".to_owned())
     }
 
-    /// A success whose chunked body never ends; it begins like a JSON list of strings.
+    /// A success whose chunked body never ends: a JSON list of this element, again and again.
     #[must_use]
-    pub fn endless() -> Self {
-        let item = format!("4000\r\n\"{}\",\r\n", "x".repeat(0x4000 - 3));
+    pub fn endless(element: &str) -> Self {
+        let items = format!("{element},").repeat(0x4000_usize.div_ceil(element.len() + 1));
         Self::Endless(
             Bytes::from_static(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n[\r\n"),
-            Bytes::from(item),
+            Bytes::from(format!("{:x}\r\n{items}\r\n", items.len())),
         )
     }
 
@@ -339,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_answer_goes_on_until_the_reader_leaves() {
-        let server = Hostile::start(Reply::endless()).await.unwrap();
+        let server = Hostile::start(Reply::endless("1")).await.unwrap();
         let url = server.url();
         let reading = http::get(&url);
         let enough = eventually(Duration::from_secs(10), async || server.sent() > 1 << 20);
