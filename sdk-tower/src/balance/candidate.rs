@@ -125,8 +125,8 @@ impl<S> Candidate<S> {
         }
     }
 
-    pub(crate) fn failed(&self, started: Tick, now: Tick) {
-        let known = Estimate::after_failure(self.estimate(), started, now);
+    pub(crate) fn failed(&self, now: Tick) {
+        let known = Estimate::after_failure(self.estimate(), now);
         self.estimate
             .store(Estimate::pack(Some(known)), Ordering::Relaxed);
     }

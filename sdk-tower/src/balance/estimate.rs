@@ -38,7 +38,7 @@ pub(crate) struct Estimate {
 }
 
 impl Estimate {
-    /// The value at `now`, if nothing was learned since `quiet_since` or the last sample.
+    /// The value at `now`, if the endpoint was last picked at `picked`.
     ///
     /// It fades, so that an endpoint that was slow once is asked again. A pick begins the fading
     /// anew: one request asks, and the others wait for its answer.
@@ -84,16 +84,18 @@ impl Estimate {
         }
     }
 
-    /// A failure of a request that began at `started`.
-    pub(crate) fn after_failure(known: Option<Self>, started: Tick, now: Tick) -> Self {
-        let current = match known {
-            // All requests that were under way when the endpoint failed tell one and the same.
-            Some(known) if known.penalty && known.at.reached(started) => return known,
-            Some(known) => known.seconds * known.fading(now.millis_since(known.at)),
+    /// A failure; one after the other they keep a penalty from fading and do not raise it.
+    ///
+    /// A penalty that grew would outlast the failures: when all endpoints have failed, because
+    /// something behind them did, the first that is well again would get everything for long.
+    pub(crate) fn after_failure(known: Option<Self>, now: Tick) -> Self {
+        let seconds = match known {
+            Some(known) if known.penalty => known.seconds,
+            Some(known) => 2.0 * known.seconds * known.fading(now.millis_since(known.at)),
             None => 0.0,
         };
         Self {
-            seconds: (2.0 * current).clamp(PENALTY_FLOOR, PENALTY_CEILING),
+            seconds: seconds.clamp(PENALTY_FLOOR, PENALTY_CEILING),
             at: now,
             penalty: true,
         }
@@ -233,32 +235,30 @@ mod tests {
 
     #[test]
     fn a_failure_raises_whatever_was_known() {
-        let fast = Estimate::after_failure(Some(measured(2, 0)), at(0), at(1));
+        let fast = Estimate::after_failure(Some(measured(2, 0)), at(1));
         assert_eq!(fast.latency(), Duration::from_secs(1));
-        let slow = Estimate::after_failure(Some(measured(3_000, 0)), at(0), at(0));
+        let slow = Estimate::after_failure(Some(measured(3_000, 0)), at(0));
         assert_eq!(slow.latency(), Duration::from_secs(6));
-        let unknown = Estimate::after_failure(None, at(0), at(1));
+        let unknown = Estimate::after_failure(None, at(1));
         assert_eq!(unknown.latency(), Duration::from_secs(1));
         assert!(fast.is_penalty() && slow.is_penalty() && unknown.is_penalty());
     }
 
     #[test]
-    fn failures_of_one_incident_count_once_and_of_the_next_double() {
-        let first = Estimate::after_failure(Some(measured(3_000, 0)), at(0), at(10));
-        let same = Estimate::after_failure(Some(first), at(5), at(11));
-        assert_eq!(same, first);
-        let next = Estimate::after_failure(Some(first), at(11), at(12));
-        assert!(next.latency() > first.latency());
-        let mut worst = next;
-        for now in 20..60 {
-            worst = Estimate::after_failure(Some(worst), at(now), at(now));
+    fn many_failures_keep_a_penalty_and_do_not_raise_it() {
+        let mut known = Estimate::after_failure(Some(measured(2, 0)), at(1));
+        for now in 2..1_000 {
+            known = Estimate::after_failure(Some(known), at(now));
         }
+        assert_eq!(known.latency(), Duration::from_secs(1));
+        assert!(close(known.faded(at(0), at(1_999)), (-1.0_f32).exp()));
+        let worst = Estimate::after_failure(Some(measured(3_600_000, 0)), at(0));
         assert_eq!(worst.latency(), Duration::from_secs(60));
     }
 
     #[test]
     fn a_penalty_fades_within_seconds_and_ends_with_the_first_answer() {
-        let known = Estimate::after_failure(None, at(0), at(0));
+        let known = Estimate::after_failure(None, at(0));
         assert!(known.faded(at(0), at(6_500)) < 0.002);
         let well = Estimate::after_answer(Some(known), ms(2), at(7_000));
         assert_eq!(well.latency().as_millis(), 2);
@@ -280,7 +280,7 @@ mod tests {
         for known in [
             measured(0, 0),
             measured(7, u64::from(u32::MAX)),
-            Estimate::after_failure(None, at(0), at(77)),
+            Estimate::after_failure(None, at(77)),
         ] {
             assert_eq!(Estimate::unpack(Estimate::pack(Some(known))), Some(known));
         }

@@ -236,7 +236,7 @@ mod tests {
         for (millis, (member, _, _)) in [10, 30, 20].into_iter().zip(&members) {
             member.answered(Duration::from_millis(millis), now);
         }
-        members.last().unwrap().0.failed(now, now);
+        members.last().unwrap().0.failed(now);
         let snapshot = Snapshot::new(members, now);
         assert_eq!(snapshot.median(), Some(0.020));
     }

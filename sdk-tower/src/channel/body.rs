@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::balance::{Clock, InFlight, Tick};
+use crate::balance::{Clock, InFlight};
 use crate::connect::Lease;
 use crate::endpoint::Target;
 use crate::error::{Error, ErrorKind};
@@ -24,7 +24,6 @@ pub struct Body {
     incoming: Option<Incoming>,
     flight: InFlight<Upstream>,
     lease: Option<Lease>,
-    started: Tick,
     clock: Clock,
 }
 
@@ -33,14 +32,12 @@ impl Body {
         incoming: Incoming,
         flight: InFlight<Upstream>,
         lease: Lease,
-        started: Tick,
         clock: Clock,
     ) -> Self {
         let mut body = Self {
             incoming: Some(incoming),
             flight,
             lease: Some(lease),
-            started,
             clock,
         };
         if body.is_end_stream() {
@@ -88,7 +85,7 @@ impl HttpBody for Body {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                body.flight.failed(body.started, body.clock.now());
+                body.flight.failed(body.clock.now());
                 body.flight.end();
                 // Nothing more can come of this connection.
                 body.incoming = None;

@@ -341,7 +341,7 @@ impl Attempts {
         // is closed while a request is on its way is no fault.
         let blameless = error.is_user() || (again && reused);
         if !blameless {
-            flight.failed(clock.at(started), clock.now());
+            flight.failed(clock.now());
         }
         let lost = Error::new(ErrorKind::Request)
             .after_sending(true)
@@ -366,17 +366,15 @@ impl Attempts {
         started: Instant,
     ) -> Response<Body> {
         let clock = self.core.balance.clock();
-        let began = clock.at(started);
         let now = Instant::now();
         // A server error is as fast as it is useless: taken for a latency it would draw traffic.
         if response.status().is_server_error() {
-            flight.failed(began, clock.at(now));
+            flight.failed(clock.at(now));
         } else {
             flight.answered(now.saturating_duration_since(started), clock.at(now));
         }
         let target = self.core.tell_target.then(|| flight.target().clone());
-        let mut response =
-            response.map(|incoming| Body::new(incoming, flight, lease, began, clock));
+        let mut response = response.map(|incoming| Body::new(incoming, flight, lease, clock));
         if let Some(target) = target {
             response.extensions_mut().insert(target);
         }

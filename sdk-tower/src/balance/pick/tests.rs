@@ -40,21 +40,21 @@ enum Deed {
     Fail(u64),
 }
 
-/// So many callers, each of which sends its next request when the last one has ended; gives how
+/// So many callers from that time on, each of which sends its next request when the last one has ended; gives how
 /// many requests each endpoint got.
 fn closed_loop(
     snapshot: &Snapshot<Backend>,
     policy: Policy,
     callers: u32,
     requests: u32,
-    seed: u64,
+    begin: u64,
     deed: impl Fn(u32, u64) -> Deed,
 ) -> Vec<u32> {
-    let mut rng = Rng::seeded(seed);
+    let mut rng = Rng::seeded(1);
     let mut counts = vec![0; snapshot.entries().count()];
     let mut busy = BinaryHeap::new();
     let mut flights = std::collections::HashMap::new();
-    let mut now = 0;
+    let mut now = begin;
     for request in 0..requests {
         if request >= callers {
             let Reverse((end, done)) = busy.pop().unwrap();
@@ -62,7 +62,7 @@ fn closed_loop(
             let (flight, started): (InFlight<Backend>, u64) = flights.remove(&done).unwrap();
             match deed(flight.id(), started) {
                 Deed::Answer(_) => flight.answered(Duration::from_millis(end - started), at(end)),
-                Deed::Fail(_) => flight.failed(at(started), at(end)),
+                Deed::Fail(_) => flight.failed(at(end)),
             }
         }
         let picked = pick(snapshot, policy, &mut rng, &Tried::default(), at(now)).unwrap();
@@ -113,7 +113,7 @@ fn busy_endpoints_of_equal_speed_share_by_weight() {
         let members = members(weights.len().try_into().unwrap());
         let snapshot = weighted(&members, &weights);
         let answer = |_, _| Deed::Answer(10);
-        let counts = closed_loop(&snapshot, Policy::PendingRequests, 64, 50_000, 1, answer);
+        let counts = closed_loop(&snapshot, Policy::PendingRequests, 64, 50_000, 0, answer);
         let total = f64::from(weights.iter().sum::<u32>());
         for (weight, count) in weights.iter().zip(&counts) {
             let wanted = 50_000.0 * f64::from(*weight) / total;
@@ -129,7 +129,7 @@ fn a_slow_endpoint_gets_next_to_nothing_at_any_scale_of_time() {
         let members = members(10);
         let snapshot = even(&members);
         let deed = |id, _| Deed::Answer(if id == 3 { 20 * scale } else { 2 * scale });
-        let counts = closed_loop(&snapshot, Policy::PeakEwma, 16, 20_000, 2, deed);
+        let counts = closed_loop(&snapshot, Policy::PeakEwma, 16, 20_000, 0, deed);
         assert!(counts[2] < 200, "scale {scale}: {counts:?}");
         for (at, count) in counts.iter().enumerate() {
             assert!(at == 2 || *count > 1_500, "scale {scale}: {counts:?}");
@@ -151,7 +151,7 @@ fn a_healthy_idle_service_is_spread_in_spite_of_noise() {
                 2 + noise % 4
             })
         };
-        let counts = closed_loop(&snapshot, Policy::PeakEwma, callers, 9_000, 6, deed);
+        let counts = closed_loop(&snapshot, Policy::PeakEwma, callers, 9_000, 0, deed);
         for count in &counts {
             assert!(*count > 1_800, "{callers}: {counts:?}");
         }
@@ -166,7 +166,7 @@ fn an_endpoint_that_fails_fast_does_not_draw_traffic() {
         3 => Deed::Fail(1),
         _ => Deed::Answer(20),
     };
-    let counts = closed_loop(&snapshot, Policy::PeakEwma, 20, 50_000, 3, deed);
+    let counts = closed_loop(&snapshot, Policy::PeakEwma, 20, 50_000, 0, deed);
     assert!((1..50).contains(&counts[2]), "{counts:?}");
 }
 
@@ -179,10 +179,29 @@ fn an_endpoint_that_recovers_gets_its_share_back() {
         _ => Deed::Answer(20),
     };
     // 20 callers at 20 ms are one request each millisecond.
-    let before = closed_loop(&snapshot, Policy::PeakEwma, 20, 5_000, 4, deed);
-    let after = closed_loop(&snapshot, Policy::PeakEwma, 20, 30_000, 4, deed);
+    let before = closed_loop(&snapshot, Policy::PeakEwma, 20, 5_000, 0, deed);
+    let after = closed_loop(&snapshot, Policy::PeakEwma, 20, 30_000, 5_000, deed);
     assert!(before[2] < 20, "{before:?}");
     assert!(after[2] > 1_500, "{after:?}");
+}
+
+#[test]
+fn after_a_failure_of_all_the_first_that_recovers_does_not_get_everything() {
+    for count in [2, 10] {
+        let members = members(count);
+        let snapshot = even(&members);
+        let deed = |_, now| match now {
+            ..2_000 => Deed::Fail(1),
+            _ => Deed::Answer(20),
+        };
+        let failing = 20 * 2_000;
+        let before = closed_loop(&snapshot, Policy::PeakEwma, 20, failing, 0, deed);
+        // Ten seconds at one request each millisecond.
+        let well = closed_loop(&snapshot, Policy::PeakEwma, 20, 10_000, 2_000, deed);
+        let fair = 10_000 / count;
+        assert!(before.iter().all(|calls| *calls > fair / 2), "{before:?}");
+        assert!(well.iter().all(|calls| *calls > fair / 2), "{well:?}");
+    }
 }
 
 #[test]
