@@ -160,35 +160,13 @@ pub(super) async fn goodbye(
     renew: Option<Desired>,
     haunted: bool,
 ) -> Result<()> {
-    let agent = client.agent();
     let deadline = Instant::now() + GOODBYE;
     let leave = async {
-        if let Some(desired) = renew
-            && matches!(look(client.clone(), id.clone(), None).await, Ok(Some(_)))
-        {
-            // What it comes to shows at the next step.
-            register(client.clone(), desired).await.result.ok();
-        }
-        let mut pause = Duration::from_millis(50);
-        let mut confirmations = if haunted { 4 } else { 0 };
-        loop {
-            match agent.deregister(id.as_str()).timeout(GOODBYE).await {
-                Ok(()) => {}
-                Err(err) if err.kind() == ErrorKind::UnknownService => {}
-                Err(err) if err.is_transient() => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                    continue;
-                }
-                Err(err) => return Err(err),
-            }
-            if confirmations == 0 {
-                return Ok(());
-            }
-            confirmations -= 1;
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
+        let haunted = match renew {
+            Some(desired) => renewed(&client, &id, desired).await || haunted,
+            None => haunted,
+        };
+        deregistered(&client, &id, haunted).await
     };
     match tokio::time::timeout_at(deadline, leave).await {
         Ok(result) => result,
@@ -199,7 +177,74 @@ pub(super) async fn goodbye(
     }
 }
 
+/// Makes the new token known to the agent, if that has the service; tells whether the registration
+/// that does it may still be on its way.
+///
+/// An agent out of reach is waited for, because the goodbye would not reach it either. Whatever
+/// else this comes to shows at the goodbye.
+async fn renewed(client: &Client, id: &ServiceId, desired: Desired) -> bool {
+    let mut haunted = false;
+    let mut pause = PAUSE;
+    loop {
+        let outcome = match look(client.clone(), id.clone(), None).await {
+            Ok(None) => return haunted,
+            Ok(Some(_)) => {
+                let register = register(client.clone(), desired.clone());
+                let Ok(registered) = tokio::time::timeout(RENEWAL, register).await else {
+                    return true;
+                };
+                registered.result
+            }
+            Err(err) => Err(err),
+        };
+        match outcome {
+            Err(err) if err.is_connect() => {}
+            Err(err) if err.kind() == ErrorKind::Transport => haunted = true,
+            Err(err) => return haunted || err.is_timeout(),
+            Ok(()) => return haunted,
+        }
+        tokio::time::sleep(pause).await;
+        pause = longer(pause);
+    }
+}
+
+async fn deregistered(client: &Client, id: &ServiceId, haunted: bool) -> Result<()> {
+    let mut pause = PAUSE;
+    let mut confirmations = if haunted { 4 } else { 0 };
+    loop {
+        let deregister = client.agent().deregister(id.as_str());
+        match deregister.timeout(GOODBYE).await {
+            Ok(()) => {}
+            Err(err) if err.kind() == ErrorKind::UnknownService => {}
+            Err(err) if err.is_transient() => {
+                tokio::time::sleep(pause).await;
+                pause = longer(pause);
+                continue;
+            }
+            Err(err) => return Err(err),
+        }
+        if confirmations == 0 {
+            return Ok(());
+        }
+        confirmations -= 1;
+        tokio::time::sleep(pause).await;
+        pause = longer(pause);
+    }
+}
+
 /// How long a goodbye may take.
 ///
 /// An agent without a leader removes the service at once, but answers after 7 s (measured).
 const GOODBYE: Duration = Duration::from_secs(10);
+
+/// How long a goodbye waits for the agent to take the new token.
+///
+/// Without a leader the agent takes it at once, too, and answers as late.
+const RENEWAL: Duration = Duration::from_secs(4);
+
+/// The first pause between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(Duration::from_secs(1))
+}

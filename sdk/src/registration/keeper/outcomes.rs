@@ -36,6 +36,7 @@ impl Keeper {
             token,
             result,
         } = registered;
+        self.tried.clone_from(&token);
         match &result {
             Ok(()) => {
                 self.trouble.register = None;
@@ -51,11 +52,15 @@ impl Keeper {
                 self.hurry(now);
                 self.look_from_scratch(now);
             }
-            Err(err) if is_final(err) && self.roll_back(version) => {}
+            Err(err) if is_final(err) && self.roll_back(version) => {
+                if token != self.token {
+                    // What the agent took before is still to be told by the new token.
+                    self.register_at = Some(now);
+                }
+            }
             Err(err) => {
                 self.trouble.register = Some(err.clone());
                 self.register_at = Some(now + self.retry.next(rand::random()));
-                self.token = token;
             }
         }
         let waiting = std::mem::take(&mut self.waiting.updates);
