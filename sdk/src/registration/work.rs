@@ -64,11 +64,8 @@ pub(super) struct Registered {
 pub(super) async fn register(client: Client, desired: Desired) -> Registered {
     let token = client.current_token();
     let agent = client.agent();
-    let present = match agent
-        .health_by_id(&*desired.id)
-        .await
-        .map(Answer::into_value)
-    {
+    let look = agent.health_by_id(&*desired.id).await;
+    let present = match look.map(Answer::into_value) {
         Ok(Some(health)) => {
             let own = format!("_service_maintenance:{}", desired.id);
             let mut checks = health.checks().iter();
@@ -76,8 +73,19 @@ pub(super) async fn register(client: Client, desired: Desired) -> Registered {
             let maintenance = found.map(|check| Arc::from(check.notes()));
             Present::Service { maintenance }
         }
-        // Without the right to read, what we know ourselves is all there is.
-        Ok(None) | Err(_) => Present::Nothing,
+        Ok(None) => Present::Nothing,
+        // Without the right to read, or an endpoint for it, what we know ourselves is all there is.
+        Err(err) if err.is_permission_denied() || err.kind() == ErrorKind::Unsupported => {
+            Present::Nothing
+        }
+        // To register now could end a maintenance that an operator has switched on.
+        Err(err) => {
+            return Registered {
+                version: desired.version,
+                token,
+                result: Err(err),
+            };
+        }
     };
     let body = desired.body(present);
     let result = agent.register(&body).replace_existing_checks().await;
