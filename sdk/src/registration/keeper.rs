@@ -45,6 +45,8 @@ pub(super) struct Keeper {
     /// Who asked for the last registration, whatever it came to.
     tried: Option<Token>,
     beats: Vec<Beat>,
+    /// Whether the agent is known to have forgotten the service, or a check of it.
+    missing: bool,
     /// Counts what the caller said about the status.
     said: u64,
     hash: Option<Arc<str>>,
@@ -121,6 +123,7 @@ impl Keeper {
             accepted: None,
             token: None,
             tried: None,
+            missing: false,
             said: 0,
             hash: None,
             strange: None,

@@ -93,3 +93,114 @@ async fn a_token_that_may_not_look_or_an_agent_that_cannot_tell_is_no_hindrance(
         registration.close().await.unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_survivor_of_a_contest_is_back_at_once_when_the_other_has_left() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let registration = client.register(beating()).await.unwrap();
+    let other = async |port: u32| {
+        let other = ServiceDefinition::new("other").id("web-1").port(port);
+        client.agent().register(&other).await.unwrap();
+    };
+    let port = async || service(&client).await.unwrap().port();
+    for round in 81..86 {
+        other(round).await;
+        eventually(async || port().await == 80).await;
+    }
+    // Now it waits for its next turn, for about a minute.
+    other(90).await;
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(port().await, 90);
+    client.agent().deregister("web-1").await.unwrap();
+    let gone = eventually(async || service(&client).await.is_some()).await;
+    assert!(gone <= Duration::from_millis(100), "{gone:?}");
+    assert_eq!(port().await, 80);
+    let contested = eventually(async || registration.state().is_registered()).await;
+    assert!(contested <= Duration::from_secs(11), "{contested:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contest_over_checks_of_other_names_is_not_fought_at_full_speed_either() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let _one = client.register(beating()).await.unwrap();
+    let own = CheckDefinition::ttl(TTL).id("own");
+    let _two = client.register(web().port(81).check(own)).await.unwrap();
+    sleep(Duration::from_secs(600)).await;
+    let registers = agent.requests().count(&Method::PUT, REGISTER);
+    assert!(registers < 100, "{registers} in ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_comes_back_empty_does_not_wait_for_the_planned_repetition() {
+    for extra in 0..10 {
+        let agent = Agent::in_memory();
+        let client = client(&agent);
+        let registration = client.register(beating()).await.unwrap();
+        agent.inject(Fault::disconnect());
+        registration.set_meta("k", "v").await.unwrap_err();
+        sleep(Duration::from_secs(60 + extra)).await;
+        agent.wipe();
+        agent.clear_faults();
+        let gone = eventually(async || service(&client).await.is_some()).await;
+        assert!(gone <= Duration::from_secs(1), "{gone:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_has_forgotten_and_refuses_is_not_asked_at_full_speed() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let registration = client.register(beating()).await.unwrap();
+    let denial = Fault::answer(StatusCode::FORBIDDEN, "Permission denied");
+    agent.inject(denial.under(REGISTER));
+    agent.wipe();
+    sleep(Duration::from_secs(20)).await;
+    let before = agent.requests().count(&Method::PUT, REGISTER);
+    for _ in 0..300 {
+        sleep(Duration::from_secs(1)).await;
+        assert!(matches!(registration.state(), State::Denied { .. }));
+    }
+    let registers = agent.requests().count(&Method::PUT, REGISTER) - before;
+    assert!(registers < 90, "{registers} in five minutes");
+    agent.clear_faults();
+    eventually(async || registration.state().is_registered()).await;
+    // The looks in between have used nothing up.
+    agent.wipe();
+    let gone = eventually(async || service(&client).await.is_some()).await;
+    assert!(gone <= Duration::from_secs(2), "{gone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_refused_at_its_repetition_leaves_a_registered_state() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let registration = client.register(beating()).await.unwrap();
+    let refusal = Fault::answer(StatusCode::BAD_REQUEST, "Invalid service: no such thing");
+    agent.inject(Fault::answer(HICCUP, "hiccup").under(REGISTER).times(1));
+    agent.inject(refusal.under(REGISTER).times(1));
+    registration.update(|web| web.tag("b")).await.unwrap_err();
+    let healing = eventually(async || registration.state().is_registered()).await;
+    assert!(healing <= Duration::from_secs(1), "{healing:?}");
+    sleep(TTL * 4).await;
+    assert!(registration.state().is_registered());
+    let none = service(&client).await.unwrap().tags().is_empty();
+    assert!(none && registration.definition() == beating());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_change_is_undone_on_an_agent_that_has_forgotten_the_service() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let registration = client.register(beating()).await.unwrap();
+    let refusal = Fault::answer(StatusCode::BAD_REQUEST, "Invalid service: no such thing");
+    agent.inject(Fault::answer(HICCUP, "hiccup").under(REGISTER).times(1));
+    agent.inject(refusal.under(REGISTER).times(1));
+    registration.update(|web| web.tag("b")).await.unwrap_err();
+    agent.wipe();
+    let gone = eventually(async || service(&client).await.is_some()).await;
+    assert!(gone <= Duration::from_millis(300), "{gone:?}");
+    eventually(async || registration.state().is_registered()).await;
+    assert!(service(&client).await.unwrap().tags().is_empty());
+}
