@@ -295,12 +295,16 @@ impl Keeper {
     }
 
     fn to_beat(&self, which: impl Fn(&Beat) -> bool) -> Vec<ToBeat> {
+        // The next batch starts when this one is done: a check with a short TTL must not wait for
+        // as long as one with a long TTL may.
+        let patience = self.beats.iter().map(|beat| beat.rhythm.patience()).min();
+        let patience = patience.unwrap_or_default();
         let due = self.beats.iter().filter(|beat| which(beat));
         due.map(|beat| ToBeat {
             check: Arc::clone(&beat.check),
             status: self.desired.status_of(beat),
             output: Arc::clone(&self.desired.output),
-            patience: beat.rhythm.patience(),
+            patience,
         })
         .collect()
     }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -113,18 +114,45 @@ pub(super) struct ToBeat {
     pub(super) patience: Duration,
 }
 
+/// Sends all at once: none waits for the answer to another.
 pub(super) async fn beat(client: Client, said: u64, beats: Vec<ToBeat>) -> Beaten {
     let agent = client.agent();
-    let mut all = Vec::with_capacity(beats.len());
-    for beat in beats {
-        let sent = Instant::now();
-        let result = agent
-            .update_check(Arc::clone(&beat.check), beat.status, &*beat.output)
-            .timeout(beat.patience)
-            .await;
-        all.push((beat.check, sent, result));
+    let mut sent: Vec<_> = beats
+        .into_iter()
+        .map(|beat| {
+            let update = agent
+                .update_check(Arc::clone(&beat.check), beat.status, &*beat.output)
+                .timeout(beat.patience);
+            Box::pin(async move {
+                let sent = Instant::now();
+                (beat.check, sent, update.await)
+            })
+        })
+        .collect();
+    let mut all = Vec::with_capacity(sent.len());
+    while !sent.is_empty() {
+        all.push(next_of(&mut sent).await);
     }
     Beaten { said, all }
+}
+
+/// The first of these requests that is done, which is taken out; pending for ever if there is none.
+async fn next_of<F: Future + Send>(requests: &mut Vec<Pin<Box<F>>>) -> F::Output {
+    std::future::poll_fn(|cx| {
+        let mut places = requests.iter_mut().enumerate();
+        let done = places.find_map(|(place, request)| match request.as_mut().poll(cx) {
+            Poll::Ready(output) => Some((place, output)),
+            Poll::Pending => None,
+        });
+        match done {
+            Some((place, output)) => {
+                requests.swap_remove(place);
+                Poll::Ready(output)
+            }
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Waits until the agent's service has another hash, or reads it if there is none to compare.

@@ -204,3 +204,22 @@ async fn a_refused_change_is_undone_on_an_agent_that_has_forgotten_the_service()
     eventually(async || registration.state().is_registered()).await;
     assert!(service(&client).await.unwrap().tags().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn checks_with_a_long_ttl_do_not_hold_up_one_with_a_short_ttl() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let long = Duration::from_secs(40);
+    let mut definition = web();
+    for n in 0..3 {
+        definition = definition.check(CheckDefinition::ttl(long).id(format!("slow-{n}")));
+    }
+    let quick = CheckDefinition::ttl(Duration::from_secs(5)).id("quick");
+    let _registration = client.register(definition.check(quick)).await.unwrap();
+    agent.inject(Fault::hang().under("/v1/agent/check/update/slow"));
+    for _ in 0..1200 {
+        sleep(Duration::from_millis(100)).await;
+        let checks = client.agent().checks().await.unwrap();
+        assert_eq!(checks.get("quick").unwrap().status(), Status::Passing);
+    }
+}
