@@ -197,20 +197,25 @@ pub(super) async fn goodbye(
     haunted: bool,
 ) -> Result<()> {
     let deadline = Instant::now() + GOODBYE;
+    let mut last = None;
     let leave = async {
         let haunted = match renew {
-            Some(desired) => renewed(&client, &id, desired).await || haunted,
+            Some(desired) => renewed(&client, &id, desired, &mut last).await || haunted,
             None => haunted,
         };
-        deregistered(&client, &id, haunted).await
+        deregistered(&client, &id, haunted, &mut last).await
     };
-    match tokio::time::timeout_at(deadline, leave).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(ErrorKind::Timeout).context(format!(
-            "service {:?}: not deregistered within {GOODBYE:?}",
-            id.as_str()
-        ))),
+    if let Ok(result) = tokio::time::timeout_at(deadline, leave).await {
+        return result;
     }
+    let late = Error::new(ErrorKind::Timeout).context(format!(
+        "service {:?}: not deregistered within {GOODBYE:?}",
+        id.as_str()
+    ));
+    Err(match last {
+        Some(last) => late.caused_by(last),
+        None => late,
+    })
 }
 
 /// Makes the new token known to the agent, if that has the service; tells whether the registration
@@ -218,11 +223,17 @@ pub(super) async fn goodbye(
 ///
 /// An agent out of reach is waited for, because the goodbye would not reach it either. Whatever
 /// else this comes to shows at the goodbye.
-async fn renewed(client: &Client, id: &ServiceId, desired: Desired) -> bool {
+async fn renewed(
+    client: &Client,
+    id: &ServiceId,
+    desired: Desired,
+    last: &mut Option<Error>,
+) -> bool {
     let mut haunted = false;
     let mut pause = PAUSE;
     loop {
-        let outcome = match look(client.clone(), id.clone(), None).await {
+        let seen = insist(last, || look(client.clone(), id.clone(), None)).await;
+        let outcome = match seen {
             Ok(None) => return haunted,
             Ok(Some(_)) => {
                 let register = register(client.clone(), desired.clone());
@@ -234,8 +245,11 @@ async fn renewed(client: &Client, id: &ServiceId, desired: Desired) -> bool {
             Err(err) => Err(err),
         };
         match outcome {
-            Err(err) if err.is_connect() => {}
-            Err(err) if err.kind() == ErrorKind::Transport => haunted = true,
+            Err(err) if err.is_connect() => *last = Some(err),
+            Err(err) if err.kind() == ErrorKind::Transport => {
+                *last = Some(err);
+                haunted = true;
+            }
             Err(err) => return haunted || err.is_timeout(),
             Ok(()) => return haunted,
         }
@@ -244,15 +258,24 @@ async fn renewed(client: &Client, id: &ServiceId, desired: Desired) -> bool {
     }
 }
 
-async fn deregistered(client: &Client, id: &ServiceId, haunted: bool) -> Result<()> {
+async fn deregistered(
+    client: &Client,
+    id: &ServiceId,
+    haunted: bool,
+    last: &mut Option<Error>,
+) -> Result<()> {
     let mut pause = PAUSE;
     let mut confirmations = if haunted { 4 } else { 0 };
     loop {
-        let deregister = client.agent().deregister(id.as_str());
-        match deregister.timeout(GOODBYE).await {
+        let deregister = || {
+            let deregister = client.agent().deregister(id.as_str());
+            deregister.timeout(GOODBYE).send()
+        };
+        match insist(last, deregister).await {
             Ok(()) => {}
             Err(err) if err.kind() == ErrorKind::UnknownService => {}
             Err(err) if err.is_transient() => {
+                *last = Some(err);
                 tokio::time::sleep(pause).await;
                 pause = longer(pause);
                 continue;
@@ -267,6 +290,35 @@ async fn deregistered(client: &Client, id: &ServiceId, haunted: bool) -> Result<
         pause = longer(pause);
     }
 }
+
+/// Sends a request that may be repeated again, beside the first, as long as no answer comes: the
+/// connection that it was sent over may be dead, and then only another one reaches the agent.
+///
+/// The first answer counts; a transient failure does if nothing else is on its way, and is kept in
+/// `last` otherwise.
+async fn insist<T, F>(last: &mut Option<Error>, send: impl Fn() -> F + Send) -> Result<T>
+where
+    T: Send,
+    F: Future<Output = Result<T>> + Send,
+{
+    let mut sent = vec![Box::pin(send())];
+    let mut again = Instant::now() + AGAIN;
+    loop {
+        match tokio::time::timeout_at(again, next_of(&mut sent)).await {
+            Ok(Err(err)) if err.is_transient() && !sent.is_empty() => *last = Some(err),
+            Ok(answer) => return answer,
+            Err(_) => {
+                sent.push(Box::pin(send()));
+                again += AGAIN;
+            }
+        }
+    }
+}
+
+/// How long a goodbye stays without an answer until it is said once more.
+///
+/// Over a connection that lives, an agent with a leader answers within milliseconds.
+const AGAIN: Duration = Duration::from_millis(2500);
 
 /// How long a goodbye may take.
 ///

@@ -3,6 +3,7 @@
 use super::*;
 
 const HEALTH: &str = "/v1/agent/health/";
+const DEREGISTER: &str = "/v1/agent/service/deregister/";
 const HICCUP: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
 
 #[tokio::test(start_paused = true)]
@@ -222,4 +223,68 @@ async fn checks_with_a_long_ttl_do_not_hold_up_one_with_a_short_ttl() {
         let checks = client.agent().checks().await.unwrap();
         assert_eq!(checks.get("quick").unwrap().status(), Status::Passing);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_over_a_dead_connection_is_said_again_over_another_one() {
+    for dead in 1..=3 {
+        for close in [true, false] {
+            let agent = Agent::in_memory();
+            let client = client(&agent);
+            let registration = client.register(beating()).await.unwrap();
+            agent.inject(Fault::hang().under(DEREGISTER).times(dead));
+            if close {
+                registration.close().await.unwrap();
+            } else {
+                drop(registration);
+                sleep(Duration::from_secs(10)).await;
+            }
+            assert!(service(&client).await.is_none(), "{dead} dead ones");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_that_is_answered_late_counts() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let registration = client.register(beating()).await.unwrap();
+    agent.inject(Fault::delay(Duration::from_secs(7)).under(DEREGISTER));
+    let start = Instant::now();
+    registration.close().await.unwrap();
+    assert!(start.elapsed() <= Duration::from_millis(7_010));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_with_a_new_token_gets_by_a_dead_connection() {
+    let path = std::env::temp_dir().join(format!("lictor-dead-{}", std::process::id()));
+    std::fs::write(&path, "first").unwrap();
+    let agent = Agent::in_memory();
+    let client = Client::builder()
+        .transport(agent.clone())
+        .token_file(&path)
+        .build()
+        .unwrap();
+    for stage in ["/v1/agent/service/web-1", HEALTH, REGISTER, DEREGISTER] {
+        let registration = client.register(beating()).await.unwrap();
+        std::fs::write(&path, format!("second-{}", stage.len())).unwrap();
+        sleep(Duration::from_secs(2)).await;
+        agent.inject(Fault::hang().under(stage).times(1));
+        registration.close().await.unwrap();
+        assert!(service(&client).await.is_none(), "{stage}");
+        agent.clear_faults();
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_that_fails_tells_what_it_failed_with_last() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let registration = client.register(beating()).await.unwrap();
+    agent.inject(Fault::answer(HICCUP, "rpc error: hiccup"));
+    let err = registration.close().await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Timeout);
+    let cause = std::error::Error::source(&err).unwrap();
+    assert!(cause.to_string().contains("hiccup"), "{cause}");
 }
