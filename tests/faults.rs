@@ -12,6 +12,7 @@ mod consul {
     use lictor::registration::{Registration, State};
     use lictor::{Client, ErrorKind};
     use support::consul::Agent;
+    use support::proxy::Proxy;
     use support::{eventually, free_port};
     use tokio::runtime::{Handle, Runtime};
     use tokio::time::{Instant, sleep, timeout};
@@ -296,6 +297,33 @@ mod consul {
         eventually(PATIENCE, in_catalog).await;
         until(&mut registration, State::is_registered).await;
         registration.close().await.unwrap();
+        drop(client);
+        no_task_is_left(before).await;
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_rotated_while_the_agent_was_out_of_reach_leaves_no_ghost() {
+        let agent = Agent::options().acl().start().await;
+        let first = agent.create_token("first", RULES).await;
+        let second = agent.create_token("second", RULES).await;
+        let file = TokenFile::new(&first.secret);
+        let proxy = Proxy::start(agent.http_addr()).await.unwrap();
+        let before = tasks();
+        let client = Client::builder()
+            .address(proxy.url())
+            .token_file(&file.0)
+            .build()
+            .unwrap();
+        let registration = client.register(web("web-1")).await.unwrap();
+        proxy.cut();
+        file.write(&second.secret);
+        agent.revoke_token(&first).await;
+        // Long enough for a registration with the new token, which fails.
+        sleep(Duration::from_secs(8)).await;
+        proxy.resume();
+        registration.close().await.unwrap();
+        let instances = client.catalog().service("web").await.unwrap();
+        assert!(instances.is_empty(), "{}", agent.log());
         drop(client);
         no_task_is_left(before).await;
     }

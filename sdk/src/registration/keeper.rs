@@ -40,9 +40,13 @@ pub(super) struct Keeper {
     definition: Arc<Definition>,
     /// The last definition that the agent took.
     accepted: Option<ServiceDefinition>,
-    /// Who the agent knows the registration from.
+    /// Who the agent knows the registration from: who asked for the last one that it took.
     token: Option<Token>,
+    /// Who asked for the last registration, whatever it came to.
+    tried: Option<Token>,
     beats: Vec<Beat>,
+    /// Whether the agent is known to have forgotten the service, or a check of it.
+    missing: bool,
     /// Counts what the caller said about the status.
     said: u64,
     hash: Option<Arc<str>>,
@@ -118,6 +122,8 @@ impl Keeper {
             definition,
             accepted: None,
             token: None,
+            tried: None,
+            missing: false,
             said: 0,
             hash: None,
             strange: None,
@@ -193,6 +199,7 @@ impl Keeper {
         let registered = work::register(self.client.clone(), self.desired.clone()).await;
         registered.result?;
         self.accepted = Some(self.desired.definition.clone());
+        self.tried.clone_from(&registered.token);
         self.token = registered.token;
         // A check of an earlier incarnation keeps its status when it is registered again.
         let all = self.to_beat(|_| true);
@@ -232,7 +239,7 @@ impl Keeper {
             self.register_at.into_iter().for_each(&mut by);
         }
         // They wait for the registration with a new token.
-        if self.beating.is_empty() && self.client.current_token() == self.token {
+        if self.beating.is_empty() && self.client.current_token() == self.tried {
             self.beats.iter().for_each(|beat| by(beat.rhythm.due()));
         }
         if self.looking.is_empty() {
@@ -250,7 +257,9 @@ impl Keeper {
         // The agent keeps the token of the registration for its own talk to the servers. When that
         // one dies, neither a change nor the goodbye reaches them, and heartbeats with a new token
         // say nothing about it (measured on 1.8.7).
-        let renewing = self.client.current_token() != self.token;
+        //
+        // One that failed is repeated at its own pace, not at once.
+        let renewing = self.client.current_token() != self.tried;
         if renewing && self.changing.is_empty() {
             self.register_at = Some(now);
         }
@@ -286,12 +295,16 @@ impl Keeper {
     }
 
     fn to_beat(&self, which: impl Fn(&Beat) -> bool) -> Vec<ToBeat> {
+        // The next batch starts when this one is done: a check with a short TTL must not wait for
+        // as long as one with a long TTL may.
+        let patience = self.beats.iter().map(|beat| beat.rhythm.patience()).min();
+        let patience = patience.unwrap_or_default();
         let due = self.beats.iter().filter(|beat| which(beat));
         due.map(|beat| ToBeat {
             check: Arc::clone(&beat.check),
             status: self.desired.status_of(beat),
             output: Arc::clone(&self.desired.output),
-            patience: beat.rhythm.patience(),
+            patience,
         })
         .collect()
     }

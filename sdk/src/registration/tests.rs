@@ -9,6 +9,8 @@ use super::*;
 use crate::api::agent::{AgentService, CheckDefinition};
 use crate::embedded::{Agent, Fault};
 
+mod trouble;
+
 const TTL: Duration = Duration::from_secs(15);
 const SERVICE: &str = "/v1/agent/service/";
 const REGISTER: &str = "/v1/agent/service/register";

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -64,11 +65,8 @@ pub(super) struct Registered {
 pub(super) async fn register(client: Client, desired: Desired) -> Registered {
     let token = client.current_token();
     let agent = client.agent();
-    let present = match agent
-        .health_by_id(&*desired.id)
-        .await
-        .map(Answer::into_value)
-    {
+    let look = agent.health_by_id(&*desired.id).await;
+    let present = match look.map(Answer::into_value) {
         Ok(Some(health)) => {
             let own = format!("_service_maintenance:{}", desired.id);
             let mut checks = health.checks().iter();
@@ -76,8 +74,19 @@ pub(super) async fn register(client: Client, desired: Desired) -> Registered {
             let maintenance = found.map(|check| Arc::from(check.notes()));
             Present::Service { maintenance }
         }
-        // Without the right to read, what we know ourselves is all there is.
-        Ok(None) | Err(_) => Present::Nothing,
+        Ok(None) => Present::Nothing,
+        // Without the right to read, or an endpoint for it, what we know ourselves is all there is.
+        Err(err) if err.is_permission_denied() || err.kind() == ErrorKind::Unsupported => {
+            Present::Nothing
+        }
+        // To register now could end a maintenance that an operator has switched on.
+        Err(err) => {
+            return Registered {
+                version: desired.version,
+                token,
+                result: Err(err),
+            };
+        }
     };
     let body = desired.body(present);
     let result = agent.register(&body).replace_existing_checks().await;
@@ -105,18 +114,45 @@ pub(super) struct ToBeat {
     pub(super) patience: Duration,
 }
 
+/// Sends all at once: none waits for the answer to another.
 pub(super) async fn beat(client: Client, said: u64, beats: Vec<ToBeat>) -> Beaten {
     let agent = client.agent();
-    let mut all = Vec::with_capacity(beats.len());
-    for beat in beats {
-        let sent = Instant::now();
-        let result = agent
-            .update_check(Arc::clone(&beat.check), beat.status, &*beat.output)
-            .timeout(beat.patience)
-            .await;
-        all.push((beat.check, sent, result));
+    let mut sent: Vec<_> = beats
+        .into_iter()
+        .map(|beat| {
+            let update = agent
+                .update_check(Arc::clone(&beat.check), beat.status, &*beat.output)
+                .timeout(beat.patience);
+            Box::pin(async move {
+                let sent = Instant::now();
+                (beat.check, sent, update.await)
+            })
+        })
+        .collect();
+    let mut all = Vec::with_capacity(sent.len());
+    while !sent.is_empty() {
+        all.push(next_of(&mut sent).await);
     }
     Beaten { said, all }
+}
+
+/// The first of these requests that is done, which is taken out; pending for ever if there is none.
+async fn next_of<F: Future + Send>(requests: &mut Vec<Pin<Box<F>>>) -> F::Output {
+    std::future::poll_fn(|cx| {
+        let mut places = requests.iter_mut().enumerate();
+        let done = places.find_map(|(place, request)| match request.as_mut().poll(cx) {
+            Poll::Ready(output) => Some((place, output)),
+            Poll::Pending => None,
+        });
+        match done {
+            Some((place, output)) => {
+                requests.swap_remove(place);
+                Poll::Ready(output)
+            }
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Waits until the agent's service has another hash, or reads it if there is none to compare.
@@ -160,46 +196,143 @@ pub(super) async fn goodbye(
     renew: Option<Desired>,
     haunted: bool,
 ) -> Result<()> {
-    let agent = client.agent();
     let deadline = Instant::now() + GOODBYE;
+    let mut last = None;
     let leave = async {
-        if let Some(desired) = renew
-            && matches!(look(client.clone(), id.clone(), None).await, Ok(Some(_)))
-        {
-            // What it comes to shows at the next step.
-            register(client.clone(), desired).await.result.ok();
-        }
-        let mut pause = Duration::from_millis(50);
-        let mut confirmations = if haunted { 4 } else { 0 };
-        loop {
-            match agent.deregister(id.as_str()).timeout(GOODBYE).await {
-                Ok(()) => {}
-                Err(err) if err.kind() == ErrorKind::UnknownService => {}
-                Err(err) if err.is_transient() => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                    continue;
-                }
-                Err(err) => return Err(err),
-            }
-            if confirmations == 0 {
-                return Ok(());
-            }
-            confirmations -= 1;
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
+        let haunted = match renew {
+            Some(desired) => renewed(&client, &id, desired, &mut last).await || haunted,
+            None => haunted,
+        };
+        deregistered(&client, &id, haunted, &mut last).await
     };
-    match tokio::time::timeout_at(deadline, leave).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(ErrorKind::Timeout).context(format!(
-            "service {:?}: not deregistered within {GOODBYE:?}",
-            id.as_str()
-        ))),
+    if let Ok(result) = tokio::time::timeout_at(deadline, leave).await {
+        return result;
+    }
+    let late = Error::new(ErrorKind::Timeout).context(format!(
+        "service {:?}: not deregistered within {GOODBYE:?}",
+        id.as_str()
+    ));
+    Err(match last {
+        Some(last) => late.caused_by(last),
+        None => late,
+    })
+}
+
+/// Makes the new token known to the agent, if that has the service; tells whether the registration
+/// that does it may still be on its way.
+///
+/// An agent out of reach is waited for, because the goodbye would not reach it either. Whatever
+/// else this comes to shows at the goodbye.
+async fn renewed(
+    client: &Client,
+    id: &ServiceId,
+    desired: Desired,
+    last: &mut Option<Error>,
+) -> bool {
+    let mut haunted = false;
+    let mut pause = PAUSE;
+    loop {
+        let seen = insist(last, || look(client.clone(), id.clone(), None)).await;
+        let outcome = match seen {
+            Ok(None) => return haunted,
+            Ok(Some(_)) => {
+                let register = register(client.clone(), desired.clone());
+                let Ok(registered) = tokio::time::timeout(RENEWAL, register).await else {
+                    return true;
+                };
+                registered.result
+            }
+            Err(err) => Err(err),
+        };
+        match outcome {
+            Err(err) if err.is_connect() => *last = Some(err),
+            Err(err) if err.kind() == ErrorKind::Transport => {
+                *last = Some(err);
+                haunted = true;
+            }
+            Err(err) => return haunted || err.is_timeout(),
+            Ok(()) => return haunted,
+        }
+        tokio::time::sleep(pause).await;
+        pause = longer(pause);
     }
 }
+
+async fn deregistered(
+    client: &Client,
+    id: &ServiceId,
+    haunted: bool,
+    last: &mut Option<Error>,
+) -> Result<()> {
+    let mut pause = PAUSE;
+    let mut confirmations = if haunted { 4 } else { 0 };
+    loop {
+        let deregister = || {
+            let deregister = client.agent().deregister(id.as_str());
+            deregister.timeout(GOODBYE).send()
+        };
+        match insist(last, deregister).await {
+            Ok(()) => {}
+            Err(err) if err.kind() == ErrorKind::UnknownService => {}
+            Err(err) if err.is_transient() => {
+                *last = Some(err);
+                tokio::time::sleep(pause).await;
+                pause = longer(pause);
+                continue;
+            }
+            Err(err) => return Err(err),
+        }
+        if confirmations == 0 {
+            return Ok(());
+        }
+        confirmations -= 1;
+        tokio::time::sleep(pause).await;
+        pause = longer(pause);
+    }
+}
+
+/// Sends a request that may be repeated again, beside the first, as long as no answer comes: the
+/// connection that it was sent over may be dead, and then only another one reaches the agent.
+///
+/// The first answer counts; a transient failure does if nothing else is on its way, and is kept in
+/// `last` otherwise.
+async fn insist<T, F>(last: &mut Option<Error>, send: impl Fn() -> F + Send) -> Result<T>
+where
+    T: Send,
+    F: Future<Output = Result<T>> + Send,
+{
+    let mut sent = vec![Box::pin(send())];
+    let mut again = Instant::now() + AGAIN;
+    loop {
+        match tokio::time::timeout_at(again, next_of(&mut sent)).await {
+            Ok(Err(err)) if err.is_transient() && !sent.is_empty() => *last = Some(err),
+            Ok(answer) => return answer,
+            Err(_) => {
+                sent.push(Box::pin(send()));
+                again += AGAIN;
+            }
+        }
+    }
+}
+
+/// How long a goodbye stays without an answer until it is said once more.
+///
+/// Over a connection that lives, an agent with a leader answers within milliseconds.
+const AGAIN: Duration = Duration::from_millis(2500);
 
 /// How long a goodbye may take.
 ///
 /// An agent without a leader removes the service at once, but answers after 7 s (measured).
 const GOODBYE: Duration = Duration::from_secs(10);
+
+/// How long a goodbye waits for the agent to take the new token.
+///
+/// Without a leader the agent takes it at once, too, and answers as late.
+const RENEWAL: Duration = Duration::from_secs(4);
+
+/// The first pause between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(Duration::from_secs(1))
+}

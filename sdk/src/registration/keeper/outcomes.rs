@@ -36,11 +36,13 @@ impl Keeper {
             token,
             result,
         } = registered;
+        self.tried.clone_from(&token);
         match &result {
             Ok(()) => {
                 self.trouble.register = None;
                 self.retry.reset();
                 self.token = token;
+                self.missing = false;
                 if version == self.desired.version {
                     self.accept(now);
                 } else {
@@ -51,11 +53,18 @@ impl Keeper {
                 self.hurry(now);
                 self.look_from_scratch(now);
             }
-            Err(err) if is_final(err) && self.roll_back(version) => {}
+            Err(err) if is_final(err) && self.roll_back(version) => {
+                self.retry.reset();
+                if self.missing || token != self.token {
+                    // The agent is without what it took before, or has it from the old token.
+                    self.register_at = Some(now);
+                } else {
+                    self.trouble.register = None;
+                }
+            }
             Err(err) => {
                 self.trouble.register = Some(err.clone());
                 self.register_at = Some(now + self.retry.next(rand::random()));
-                self.token = token;
             }
         }
         let waiting = std::mem::take(&mut self.waiting.updates);
@@ -203,12 +212,33 @@ impl Keeper {
             return;
         }
         let now = Instant::now();
+        // An agent without the service is no contest, but one with the other's checks is.
+        let whole = err.kind() == ErrorKind::UnknownService;
+        if !whole && self.calm_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.missing = true;
+        // What the agent answered to a registration does not change because it has no service.
+        let refused = self.trouble.register.as_ref().is_some_and(is_refusal);
+        if refused && self.register_at.is_some() {
+            return;
+        }
         if self.trouble.register.is_none() {
             tracing::info!(service = %self.desired.id, reason = %err, "registering again");
         }
         self.trouble.register = Some(err);
-        if self.register_at.is_none() {
-            self.register_at = Some(self.register_pace.take(now));
+        self.bring_forward(now);
+    }
+
+    /// Registers as soon as the pace allows it, if nothing earlier is planned.
+    fn bring_forward(&mut self, now: Instant) {
+        // Only a registration that follows uses the pace up.
+        let mut pace = self.register_pace.clone();
+        let at = pace.take(now);
+        if self.register_at.is_none_or(|planned| at < planned) {
+            self.register_pace = pace;
+            self.register_at = Some(at);
+            self.calm_at = self.calm_at.map(|calm| calm.min(at + CALM));
         }
     }
 
@@ -272,6 +302,15 @@ impl Keeper {
 
 /// How many registrations in a row must change nothing before they are given up.
 const REASSERTED: u32 = 3;
+
+/// Whether it is the agent's word on a registration, which asking at once does not change.
+fn is_refusal(err: &Error) -> bool {
+    let forgotten = matches!(
+        err.kind(),
+        ErrorKind::UnknownService | ErrorKind::UnknownCheck
+    );
+    err.is_rate_limited() || !(err.is_transient() || forgotten)
+}
 
 /// Whether the same request will be refused again.
 fn is_final(err: &Error) -> bool {
