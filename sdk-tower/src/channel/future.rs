@@ -148,7 +148,7 @@ impl Future for ResponseFuture {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
                 let error = this.attempts.late(this.state);
-                this.attempts.give_up(this.state);
+                this.attempts.blame(this.state);
                 *this.state = State::Done;
                 Poll::Ready(Err(error))
             }
@@ -368,6 +368,7 @@ impl Attempts {
         let clock = self.core.balance.clock();
         let began = clock.at(started);
         let now = Instant::now();
+        flight.heard();
         // A server error is as fast as it is useless: taken for a latency it would draw traffic.
         if response.status().is_server_error() {
             flight.failed(began, clock.at(now));
@@ -415,6 +416,18 @@ impl Attempts {
             State::Failed(_) | State::Picked(..) | State::Done => {
                 error.context(format!("not sent within {limit:?}"))
             }
+        }
+    }
+
+    /// The channel's own deadline has passed: unlike a caller who goes, it tells of a failure.
+    fn blame(&self, state: &State) {
+        if let State::Sending(sending) = state {
+            let balance = &self.core.balance;
+            let now = balance.now();
+            let flight = &sending.flight;
+            flight.failed(balance.clock().at(sending.started), now);
+            balance.late(flight, now);
+            flight.backend().pool().distrust(&sending.lease);
         }
     }
 

@@ -59,9 +59,13 @@ impl Lease {
             Self::Http1(connection) => connection.call(),
             Self::Http2(stream) => stream.call(),
         };
-        Pin::new(call).poll(cx).map_err(|mut failed| SendFailed {
+        let sent = std::task::ready!(Pin::new(call).poll(cx));
+        if let (Self::Http2(stream), Ok(_)) = (&*self, &sent) {
+            stream.answered();
+        }
+        Poll::Ready(sent.map_err(|mut failed| SendFailed {
             unsent: failed.take_message(),
             error: failed.into_error(),
-        })
+        }))
     }
 }

@@ -43,6 +43,8 @@ struct State {
     waiters: VecDeque<Waiter>,
     connecting: usize,
     age: u32,
+    /// Counts connections taken and given back, to tell which came first.
+    turn: u64,
     /// The attempts to connect; none once the pool is retired.
     attempts: Option<Group>,
 }
@@ -95,6 +97,7 @@ impl Pool {
                 waiters: VecDeque::new(),
                 connecting: 0,
                 age: 0,
+                turn: 0,
                 attempts: Some(attempts),
             }),
         }))
@@ -138,6 +141,28 @@ impl Pool {
         }
     }
 
+    /// Lets go of connections that may be as dead as this one, which has not answered in time.
+    ///
+    /// A path that dies without a word takes all connections with it that were opened before. A
+    /// shared connection is kept if others were answered on it meanwhile, and an idle one if it
+    /// was used since.
+    pub(crate) fn distrust(&self, late: &Lease) {
+        let mut state = self.0.lock();
+        let closed: (Vec<_>, _) = match late {
+            Lease::Http1(late) if late.is_reused() => {
+                let older = state.idle.extract_if(.., |idle| idle.turn < late.turn);
+                (older.collect(), None)
+            }
+            Lease::Http1(_) => (Vec::new(), None),
+            Lease::Http2(late) => {
+                let silent = |shared: &mut Connection| shared.is_silent_since(late);
+                (Vec::new(), state.shared.take_if(silent))
+            }
+        };
+        drop(state);
+        drop(closed);
+    }
+
     /// Closes what is idle, now and from now on, and gives up attempts to connect.
     pub(crate) fn retire(&self) {
         let mut state = self.0.lock();
@@ -179,9 +204,10 @@ impl fmt::Debug for Pool {
 
 impl State {
     fn ready(&mut self) -> Option<Lease> {
-        while let Some(connection) = self.idle.pop() {
+        while let Some(mut connection) = self.idle.pop() {
             // The endpoint may have closed it while it was idle.
             if connection.is_ready() {
+                connection.turn = self.next_turn();
                 return Some(Lease::Http1(connection));
             }
         }
@@ -189,6 +215,11 @@ impl State {
         let connection = self.shared.as_mut().filter(|shared| !shared.is_closed())?;
         connection.aged = age;
         Some(Lease::Http2(connection.stream()))
+    }
+
+    fn next_turn(&mut self) -> u64 {
+        self.turn = self.turn.wrapping_add(1);
+        self.turn
     }
 
     /// Hands a connection to the first who wants it.
@@ -270,6 +301,7 @@ impl Shared {
             return Some(Lease::Http1(connection));
         }
         connection.aged = state.age;
+        connection.turn = state.next_turn();
         match state.deliver(Lease::Http1(connection), fresh)? {
             Lease::Http1(connection) if state.idle.len() < self.settings.most_idle => {
                 state.idle.push(connection);
