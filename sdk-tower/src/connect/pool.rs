@@ -114,6 +114,11 @@ impl Pool {
         {
             return Checkout::Ready(lease);
         }
+        // No connection is opened for those who have gone. Looking through all of them at powers
+        // of two costs little, and at most every second waiter is one of them.
+        if state.waiters.len().is_power_of_two() {
+            state.waiters.retain(|waiter| !waiter.deliver.is_closed());
+        }
         let (deliver, waiting) = oneshot::channel();
         state.waiters.push_back(Waiter { deliver, need });
         let wanted = match shared.settings.protocol {
@@ -397,5 +402,37 @@ impl StdError for Refused {
 impl From<hyper::Error> for Refused {
     fn from(error: hyper::Error) -> Self {
         Self(Arc::new(error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::task::Runtime;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_connection_is_opened_for_those_who_have_gone() {
+        let settings = Settings {
+            runtime: Runtime::current().unwrap(),
+            protocol: Protocol::Http1,
+            connect_timeout: Duration::from_secs(1),
+            most_idle: 1,
+        };
+        let pool = Pool::new("127.0.0.1:9".parse().unwrap(), Arc::new(settings));
+        // Nothing is awaited: no attempt makes headway.
+        for _ in 0..200 {
+            drop(pool.checkout(Need::Any));
+        }
+        assert!(pool.0.lock().connecting <= 2);
+        let waiting: Vec<_> = (0..10).map(|_| pool.checkout(Need::Any)).collect();
+        for _ in 0..200 {
+            drop(pool.checkout(Need::Any));
+        }
+        let connecting = pool.0.lock().connecting;
+        assert!((10..=20).contains(&connecting), "{connecting}");
+        drop(waiting);
     }
 }
