@@ -197,7 +197,7 @@ impl Attempts {
             },
             Choice::Empty => match self.lost.take() {
                 Some(error) => Err(error),
-                None => Err(Error::new(ErrorKind::NoEndpoints)),
+                None => Err(self.core.no_endpoints()),
             },
             Choice::Unknown => self.resolution().map(State::Unresolved),
         }

@@ -83,11 +83,20 @@ pub struct Channel {
 struct Core {
     balance: Arc<Balance<Upstream>>,
     runtime: Runtime,
+    about: About,
     addressing: Addressing,
     first_resolution: Duration,
     timeout: Option<Duration>,
     max_attempts: usize,
     tell_target: bool,
+}
+
+/// What errors say of the service, beyond what its endpoint sets tell.
+#[derive(Default)]
+struct About {
+    service: Option<String>,
+    /// Tells why the source has not answered.
+    trouble: Option<Box<dyn Fn() -> Option<Arc<str>> + Send + Sync>>,
 }
 
 /// How an endpoint of a channel fares, for logs and debugging.
@@ -115,7 +124,7 @@ impl Channel {
     ///
     /// The source is any stream that yields the whole set whenever it changes; until its first
     /// item the set is unknown, an empty set means that nobody offers the service, and if it ends
-    /// the last set stays.
+    /// the last set stays. Hand it over unread: what was read is not told again.
     pub fn from_source<S>(source: S) -> Builder<S>
     where
         S: Stream<Item = EndpointSet> + Send + 'static,
@@ -158,7 +167,7 @@ impl Channel {
         let last = *phase.borrow();
         match last {
             Phase::Ready => Ok(()),
-            Phase::Empty => Err(Error::new(ErrorKind::NoEndpoints)),
+            Phase::Empty => Err(self.core.no_endpoints()),
             Phase::Unknown => Err(self.core.never_resolved()),
         }
     }
@@ -190,8 +199,17 @@ impl Channel {
 
 impl Core {
     fn never_resolved(&self) -> Error {
-        Error::new(ErrorKind::NeverResolved)
-            .context(format!("no answer within {:?}", self.first_resolution))
+        let error = Error::new(ErrorKind::NeverResolved)
+            .about(self.about.service.as_deref())
+            .context(format!("no answer within {:?}", self.first_resolution));
+        match self.about.trouble.as_ref().and_then(|trouble| trouble()) {
+            Some(reason) => error.because(&*reason),
+            None => error,
+        }
+    }
+
+    fn no_endpoints(&self) -> Error {
+        Error::new(ErrorKind::NoEndpoints).about(self.about.service.as_deref())
     }
 }
 
