@@ -33,9 +33,10 @@ struct Inner {
 pub enum ErrorKind {
     /// An argument or option that cannot work: a caller's mistake, not worth a retry.
     Invalid,
-    /// A request that cannot be sent by this channel as it is; not worth a retry.
+    /// A request that cannot be sent by this channel as it is, or whose own body failed; not worth
+    /// a retry.
     InvalidRequest,
-    /// There is no Tokio runtime where one is needed.
+    /// There is no Tokio runtime where one is needed, or the one of the channel has ended.
     NoRuntime,
     /// The source of endpoints has not answered in the time given for the first resolution.
     NeverResolved,

@@ -115,6 +115,11 @@ impl<S: Backend> Balance<S> {
         self.clock.age()
     }
 
+    /// Whether the set will never change again, because the runtime of the driver has ended.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.driver.get().is_some_and(Worker::has_ended)
+    }
+
     /// A pick off the hot path: after a wait, or after a failed attempt.
     pub(crate) fn pick(&self, rng: &mut Rng, tried: &Tried, now: Tick) -> Choice<S> {
         choose(&self.snapshot.load(), self.policy, rng, tried, now)

@@ -157,7 +157,8 @@ where
     /// [`ErrorKind::NoRuntime`] outside of a Tokio runtime, [`ErrorKind::Invalid`] for an option
     /// out of its range.
     pub fn build(self) -> Result<Channel, Error> {
-        let runtime = Runtime::current()?;
+        let runtime = Runtime::current()
+            .map_err(|error| error.context("a channel runs as a task: build it inside one"))?;
         let host = self.host.as_deref().map(host_name).transpose()?;
         for (option, time) in [
             ("connect_timeout", self.connect_timeout),

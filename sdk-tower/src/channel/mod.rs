@@ -48,7 +48,9 @@ use upstream::Upstream;
 ///   closed), it goes to another endpoint, whatever its method and body, up to
 ///   [`max_attempts`](Builder::max_attempts) endpoints. An endpoint that refuses is left alone for
 ///   100 ms, growing to 5 s.
-/// * What was sent is not sent again, with one exception: a request with an idempotent method
+/// * A request without a body of which an HTTP/2 server says that it has not processed it (RFC
+///   9113, 8.7) counts as not sent.
+/// * Else what was sent is not sent again, with one exception: a request with an idempotent method
 ///   (RFC 9110, 9.2.2) and no body, whose connection was closed before any response, is sent once
 ///   more, to another endpoint if there is one. Closing an idle connection is every server's
 ///   right, and the two cross on the wire.
@@ -168,6 +170,7 @@ impl Channel {
         match last {
             Phase::Ready => Ok(()),
             Phase::Empty => Err(self.core.no_endpoints()),
+            Phase::Unknown if self.core.balance.is_deserted() => Err(Core::deserted()),
             Phase::Unknown => Err(self.core.never_resolved()),
         }
     }
@@ -206,6 +209,10 @@ impl Core {
             Some(reason) => error.because(&*reason),
             None => error,
         }
+    }
+
+    fn deserted() -> Error {
+        Error::new(ErrorKind::NoRuntime).context("the one that the channel was built in has ended")
     }
 
     fn no_endpoints(&self) -> Error {

@@ -79,11 +79,24 @@ pub(crate) struct Waiting(oneshot::Receiver<Result<Lease, Refused>>);
 pub(crate) enum Unavailable {
     Refused(Refused),
     Retired,
+    /// The runtime that connections live in has ended.
+    Deserted,
 }
 
 /// Why an attempt to connect failed; told to everybody who waited for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused(Arc<BoxError>);
+
+#[derive(Debug)]
+struct RuntimeEnded;
+
+impl fmt::Display for RuntimeEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the runtime of the channel has ended")
+    }
+}
+
+impl StdError for RuntimeEnded {}
 
 impl Pool {
     pub(crate) fn new(target: Target, settings: Arc<Settings>) -> Self {
@@ -347,7 +360,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(shared) = self.0.take() {
-            shared.opened(Err("the runtime of the channel has ended".into()));
+            shared.opened(Err(RuntimeEnded.into()));
         }
     }
 }
@@ -381,6 +394,7 @@ impl Future for Waiting {
             .poll(cx)
             .map(|delivered| match delivered {
                 Ok(Ok(lease)) => Ok(lease),
+                Ok(Err(refused)) if refused.0.is::<RuntimeEnded>() => Err(Unavailable::Deserted),
                 Ok(Err(refused)) => Err(Unavailable::Refused(refused)),
                 Err(_) => Err(Unavailable::Retired),
             })

@@ -237,6 +237,7 @@ async fn a_connection_being_opened_for_a_cancelled_request_serves_the_next() {
 fn a_channel_without_a_runtime_is_an_error() {
     let error = Channel::from_source(Silent).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoRuntime);
+    assert!(error.to_string().contains("build it inside"), "{error}");
 }
 
 #[tokio::test]
@@ -307,10 +308,11 @@ fn a_channel_whose_runtime_has_ended_fails_and_does_not_hang() {
     lives.block_on(async {
         for _ in 0..3 {
             let error = channel.request(get("/")).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Connect);
+            assert_eq!(error.kind(), ErrorKind::NoRuntime);
+            assert!(!error.was_sent());
         }
         let error = silent.request(get("/")).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NeverResolved);
+        assert_eq!(error.kind(), ErrorKind::NoRuntime);
     });
 }
 
