@@ -366,8 +366,10 @@ impl Attempts {
                 .as_ref()
                 .is_some_and(|copy| copy.method().is_idempotent());
         let reused = lease.is_reused();
-        // That an idle connection is closed while a request is on its way is no fault.
-        if !(again && reused) && !error.is_user() {
+        // A mistake on our side is not the endpoint's fault; nor is that an idle connection is closed
+        // while a request is on its way.
+        let blameless = error.is_user() || (again && reused);
+        if !blameless {
             flight.failed(clock.at(started), clock.now());
         }
         let lost = Error::new(ErrorKind::Request)

@@ -95,10 +95,11 @@ async fn a_slow_answer_costs_no_connection_on_which_others_are_answered() {
         .timeout(Duration::from_millis(300))
         .build()
         .unwrap();
-    let slow = tokio::task::spawn(channel.request(get("/slow")));
+    let mut slow = JoinSet::new();
+    slow.spawn(channel.request(get("/slow")));
     eventually("it was sent", || server.seen.requests() == 1).await;
     who(&channel).await;
-    let error = slow.await.unwrap().unwrap_err();
+    let error = slow.join_next().await.unwrap().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     who(&channel).await;
     assert_eq!(server.seen.accepted(), 1);
