@@ -21,6 +21,8 @@ pub struct Error {
 struct Inner {
     kind: ErrorKind,
     sent: bool,
+    /// The name of the service, where the error is about the service as a whole.
+    service: Option<Box<str>>,
     context: Cow<'static, str>,
     source: Option<BoxError>,
 }
@@ -31,9 +33,10 @@ struct Inner {
 pub enum ErrorKind {
     /// An argument or option that cannot work: a caller's mistake, not worth a retry.
     Invalid,
-    /// A request that cannot be sent by this channel as it is; not worth a retry.
+    /// A request that cannot be sent by this channel as it is, or whose own body failed; not worth
+    /// a retry.
     InvalidRequest,
-    /// There is no Tokio runtime where one is needed.
+    /// There is no Tokio runtime where one is needed, or the one of the channel has ended.
     NoRuntime,
     /// The source of endpoints has not answered in the time given for the first resolution.
     NeverResolved,
@@ -55,6 +58,7 @@ impl Error {
             inner: Box::new(Inner {
                 kind,
                 sent: matches!(kind, ErrorKind::Body),
+                service: None,
                 context: Cow::Borrowed(""),
                 source: None,
             }),
@@ -63,6 +67,11 @@ impl Error {
 
     pub(crate) fn context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
         self.inner.context = context.into();
+        self
+    }
+
+    pub(crate) fn about(mut self, service: Option<&str>) -> Self {
+        self.inner.service = service.map(Into::into);
         self
     }
 
@@ -129,7 +138,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.inner.kind {
+        let what = match self.inner.kind {
             ErrorKind::Invalid => "invalid argument",
             ErrorKind::InvalidRequest => "request cannot be sent",
             ErrorKind::NoRuntime => "no Tokio runtime",
@@ -139,7 +148,11 @@ impl fmt::Display for Error {
             ErrorKind::Request => "connection failed before the response",
             ErrorKind::Body => "connection failed during the response",
             ErrorKind::Timeout => "request timed out",
-        })?;
+        };
+        match (&self.inner.service, what.strip_prefix("service ")) {
+            (Some(name), Some(what)) => write!(f, "service {name:?} {what}")?,
+            _ => f.write_str(what)?,
+        }
         if !self.inner.context.is_empty() {
             write!(f, ": {}", self.inner.context)?;
         }
@@ -152,6 +165,7 @@ impl fmt::Debug for Error {
         f.debug_struct("Error")
             .field("kind", &self.inner.kind)
             .field("sent", &self.inner.sent)
+            .field("service", &self.inner.service)
             .field("context", &self.inner.context)
             .field("source", &self.inner.source)
             .finish()
@@ -193,6 +207,21 @@ mod tests {
             assert!(!shown.contains("the cause"), "{shown}");
             assert_eq!(error.source().unwrap().to_string(), "the cause");
         }
+    }
+
+    #[test]
+    fn a_service_is_named_if_its_name_is_known() {
+        let error = Error::new(ErrorKind::NoEndpoints);
+        assert_eq!(error.to_string(), "service has no endpoints");
+        let error = error.about(Some("web"));
+        assert_eq!(error.to_string(), "service \"web\" has no endpoints");
+        let error = Error::new(ErrorKind::NeverResolved)
+            .about(Some("web"))
+            .context("no answer within 10s");
+        assert_eq!(
+            error.to_string(),
+            "service \"web\" never resolved: no answer within 10s"
+        );
     }
 
     #[test]

@@ -11,6 +11,9 @@ use super::avoid::{Refusals, Verdict};
 use super::estimate::Estimate;
 use super::tick::Tick;
 
+/// How many deadlines in a row make an endpoint one that is left alone for a while.
+const MOST_LATE: u32 = 3;
+
 /// An endpoint with its statistics; it outlives its rotation while requests on it are under way.
 ///
 /// All statistics are single words that are read and written without order among them: a lost
@@ -22,6 +25,8 @@ pub(crate) struct Candidate<S> {
     picked: AtomicU32,
     estimate: AtomicU64,
     refusals: AtomicU64,
+    /// Deadlines that passed since the last answer.
+    late: AtomicU32,
     id: u32,
     target: Target,
     backend: S,
@@ -34,6 +39,7 @@ impl<S> Candidate<S> {
             picked: AtomicU32::new(0),
             estimate: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
+            late: AtomicU32::new(0),
             id,
             target,
             backend,
@@ -87,6 +93,10 @@ impl<S> Candidate<S> {
     }
 
     pub(crate) fn connected(&self) {
+        // A kernel accepts connections for a process that is stuck.
+        if self.late.load(Ordering::Relaxed) >= MOST_LATE {
+            return;
+        }
         if self.refusals.load(Ordering::Relaxed) != 0 {
             self.refusals.store(0, Ordering::Relaxed);
         }
@@ -99,6 +109,25 @@ impl<S> Candidate<S> {
                 Some(Refusals::unpack(word).after_failure(now).pack())
             })
             .ok();
+    }
+
+    /// A deadline has passed without an answer; the last of several in a row counts as a refusal.
+    pub(crate) fn late(&self, now: Tick) {
+        let before = self.late.load(Ordering::Relaxed);
+        let late = before.saturating_add(1).min(MOST_LATE);
+        self.late.store(late, Ordering::Relaxed);
+        if late == MOST_LATE {
+            self.refused(now);
+        }
+    }
+
+    /// There is an answer, whatever it says.
+    pub(crate) fn heard(&self) {
+        if self.late.load(Ordering::Relaxed) != 0
+            && self.late.swap(0, Ordering::Relaxed) >= MOST_LATE
+        {
+            self.connected();
+        }
     }
 
     /// Called now and then, however long nobody asks for the endpoint.
@@ -218,6 +247,24 @@ mod tests {
         assert!(!candidate.claim(at(100)));
         candidate.connected();
         assert!(candidate.claim(at(100)));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_late_three_times_in_a_row_is_left_alone_until_it_answers() {
+        let candidate = candidate();
+        candidate.late(at(0));
+        candidate.late(at(0));
+        candidate.heard();
+        candidate.late(at(1));
+        candidate.late(at(1));
+        assert!(!candidate.is_avoided(at(1)));
+        candidate.late(at(1));
+        assert!(candidate.is_avoided(at(1)));
+        // That it accepts a connection is no answer.
+        candidate.connected();
+        assert!(candidate.is_avoided(at(1)));
+        candidate.heard();
+        assert!(!candidate.is_avoided(at(1)));
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub enum Policy {
     #[default]
     PeakEwma,
     /// Load is the number of requests in flight, including unfinished response bodies.
+    ///
+    /// An endpoint that lets three deadlines of the channel pass in a row without an answer
+    /// between them is left alone like one that refuses connections.
     PendingRequests,
 }
 
@@ -98,9 +101,23 @@ impl<S: Backend> Balance<S> {
         self.phase.subscribe()
     }
 
+    /// An endpoint has let the deadline of a request pass without a word.
+    ///
+    /// Where latencies count, the penalty for the failure is enough.
+    pub(crate) fn late(&self, candidate: &Candidate<S>, now: Tick) {
+        if self.policy == Policy::PendingRequests {
+            candidate.late(now);
+        }
+    }
+
     /// Time since the service was set up: how long its first resolution has taken so far.
     pub(crate) fn age(&self) -> Duration {
         self.clock.age()
+    }
+
+    /// Whether the set will never change again, because the runtime of the driver has ended.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.driver.get().is_some_and(Worker::has_ended)
     }
 
     /// A pick off the hot path: after a wait, or after a failed attempt.

@@ -15,12 +15,13 @@ use crate::task::Runtime;
 
 use super::request::{Addressing, Name};
 use super::upstream::Upstream;
-use super::{Channel, Core, Picker};
+use super::{About, Channel, Core, Picker};
 
 /// Builds a [`Channel`]; made by [`Channel::builder`] or [`Channel::from_source`].
 #[must_use = "a builder does nothing until it is built"]
 pub struct Builder<S> {
     source: Result<S, Error>,
+    about: About,
     host: Option<String>,
     policy: Policy,
     protocol: Protocol,
@@ -40,6 +41,7 @@ where
     pub(super) fn new(source: Result<S, Error>) -> Self {
         Self {
             source,
+            about: About::default(),
             host: None,
             policy: Policy::default(),
             protocol: Protocol::default(),
@@ -51,6 +53,11 @@ where
             max_attempts: MOST_ATTEMPTS,
             tell_target: false,
         }
+    }
+
+    pub(super) fn about(mut self, about: About) -> Self {
+        self.about = about;
+        self
     }
 
     /// Sets the host that requests name which name none themselves.
@@ -150,7 +157,8 @@ where
     /// [`ErrorKind::NoRuntime`] outside of a Tokio runtime, [`ErrorKind::Invalid`] for an option
     /// out of its range.
     pub fn build(self) -> Result<Channel, Error> {
-        let runtime = Runtime::current()?;
+        let runtime = Runtime::current()
+            .map_err(|error| error.context("a channel runs as a task: build it inside one"))?;
         let host = self.host.as_deref().map(host_name).transpose()?;
         for (option, time) in [
             ("connect_timeout", self.connect_timeout),
@@ -185,6 +193,7 @@ where
             core: Arc::new(Core {
                 balance,
                 runtime,
+                about: self.about,
                 addressing: Addressing {
                     protocol: self.protocol,
                     host,

@@ -12,7 +12,9 @@ use pin_project::{pin_project, pinned_drop};
 use tokio::time::{Instant, Sleep};
 
 use crate::balance::{Candidate, Choice, InFlight, Phase, Rng, Tried};
-use crate::connect::{Checkout, Lease, Need, Outgoing, Refused, SendFailed, Unavailable, Waiting};
+use crate::connect::{
+    Checkout, Fault, Lease, Need, Outgoing, Refused, SendFailed, Unavailable, Waiting,
+};
 use crate::error::{Error, ErrorKind};
 
 use super::request::{self, Host};
@@ -148,7 +150,7 @@ impl Future for ResponseFuture {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
                 let error = this.attempts.late(this.state);
-                this.attempts.give_up(this.state);
+                this.attempts.blame(this.state);
                 *this.state = State::Done;
                 Poll::Ready(Err(error))
             }
@@ -197,8 +199,9 @@ impl Attempts {
             },
             Choice::Empty => match self.lost.take() {
                 Some(error) => Err(error),
-                None => Err(Error::new(ErrorKind::NoEndpoints)),
+                None => Err(self.core.no_endpoints()),
             },
+            Choice::Unknown if self.core.balance.is_deserted() => Err(Core::deserted()),
             Choice::Unknown => self.resolution().map(State::Unresolved),
         }
     }
@@ -281,6 +284,10 @@ impl Attempts {
                 self.pass(&flight)
             }
             Poll::Ready(Err(Unavailable::Retired)) => self.pass(&flight),
+            Poll::Ready(Err(Unavailable::Deserted)) => {
+                let sent = self.lost.is_some();
+                Step::Fail(Core::deserted().after_sending(sent))
+            }
         }
     }
 
@@ -289,7 +296,8 @@ impl Attempts {
             // Every way here has put a request in its place.
             return Step::Fail(self.exhausted());
         };
-        if self.lost.is_none() {
+        // A server may say of any request on HTTP/2 that it has not looked at it.
+        if self.lost.is_none() && (lease.is_shared() || request.method().is_idempotent()) {
             self.request = request::copy(&request);
         }
         self.host.write(&mut request, flight.backend());
@@ -314,31 +322,52 @@ impl Attempts {
             lease,
             started,
         } = sending;
-        let SendFailed { unsent, error } = match outcome {
+        let SendFailed {
+            unsent,
+            fault,
+            error,
+        } = match outcome {
             Ok(response) => return Step::Answer(self.answer(response, flight, lease, started)),
             Err(failed) => failed,
         };
         let clock = self.core.balance.clock();
+        let unsent = match fault {
+            Fault::Unprocessed => self.request.take(),
+            Fault::Body | Fault::Connection => unsent,
+        };
         if let Some(request) = unsent {
             tracing::debug!(target = %flight.target(), %error, "request came back unsent");
             self.request = Some(request);
-            if lease.is_reused() {
-                self.again = Some(Arc::clone(&flight));
-            } else {
+            if !lease.is_reused() {
                 flight.refused(clock.now());
-                self.refused = Some((Arc::clone(&flight), Refused::from(error)));
+            } else if self.tried.len() < self.core.max_attempts {
+                self.again = Some(Arc::clone(&flight));
             }
+            self.refused = Some((Arc::clone(&flight), Refused::from(error)));
             return self.pass(&flight);
+        }
+        if fault == Fault::Body {
+            return Step::Fail(
+                Error::new(ErrorKind::InvalidRequest)
+                    .after_sending(true)
+                    .context(format!("its body failed on the way to {}", flight.target()))
+                    .because(error),
+            );
         }
         // An idempotent request "can be repeated automatically if a communication failure occurs
         // before the client is able to read the server's response", and "a client SHOULD NOT
         // automatically retry a failed automatic retry" (RFC 9110, 9.2.2): so a request that
         // brings servers down meets two of them and not all. An answer that cannot be understood
-        // is no such failure, nor is a mistake in the request.
-        let again = self.request.is_some() && !error.is_parse() && !error.is_user();
+        // is no such failure, nor is a mistake on our side.
+        let again = !error.is_parse()
+            && !error.is_user()
+            && self
+                .request
+                .as_ref()
+                .is_some_and(|copy| copy.method().is_idempotent());
         let reused = lease.is_reused();
-        // If the request's own body failed, no endpoint is to blame; and that an idle connection
-        // is closed while a request is on its way is no fault.
+        // A mistake on our side is not the endpoint's fault; nor is that an idle connection is closed
+        // while a request is on its way.
         let blameless = error.is_user() || (again && reused);
         if !blameless {
             flight.failed(clock.now());
@@ -367,6 +396,7 @@ impl Attempts {
     ) -> Response<Body> {
         let clock = self.core.balance.clock();
         let now = Instant::now();
+        flight.heard();
         // A server error is as fast as it is useless: taken for a latency it would draw traffic.
         if response.status().is_server_error() {
             flight.failed(clock.at(now));
@@ -413,6 +443,18 @@ impl Attempts {
             State::Failed(_) | State::Picked(..) | State::Done => {
                 error.context(format!("not sent within {limit:?}"))
             }
+        }
+    }
+
+    /// The channel's own deadline has passed: unlike a caller who goes, it tells of a failure.
+    fn blame(&self, state: &State) {
+        if let State::Sending(sending) = state {
+            let balance = &self.core.balance;
+            let now = balance.now();
+            let flight = &sending.flight;
+            flight.failed(balance.clock().at(sending.started), now);
+            balance.late(flight, now);
+            flight.backend().pool().distrust(&sending.lease);
         }
     }
 

@@ -48,7 +48,9 @@ use upstream::Upstream;
 ///   closed), it goes to another endpoint, whatever its method and body, up to
 ///   [`max_attempts`](Builder::max_attempts) endpoints. An endpoint that refuses is left alone for
 ///   100 ms, growing to 5 s.
-/// * What was sent is not sent again, with one exception: a request with an idempotent method
+/// * A request without a body of which an HTTP/2 server says that it has not processed it (RFC
+///   9113, 8.7) counts as not sent.
+/// * Else what was sent is not sent again, with one exception: a request with an idempotent method
 ///   (RFC 9110, 9.2.2) and no body, whose connection was closed before any response, is sent once
 ///   more, to another endpoint if there is one. Closing an idle connection is every server's
 ///   right, and the two cross on the wire.
@@ -83,11 +85,20 @@ pub struct Channel {
 struct Core {
     balance: Arc<Balance<Upstream>>,
     runtime: Runtime,
+    about: About,
     addressing: Addressing,
     first_resolution: Duration,
     timeout: Option<Duration>,
     max_attempts: usize,
     tell_target: bool,
+}
+
+/// What errors say of the service, beyond what its endpoint sets tell.
+#[derive(Default)]
+struct About {
+    service: Option<String>,
+    /// Tells why the source has not answered.
+    trouble: Option<Box<dyn Fn() -> Option<Arc<str>> + Send + Sync>>,
 }
 
 /// How an endpoint of a channel fares, for logs and debugging.
@@ -115,7 +126,7 @@ impl Channel {
     ///
     /// The source is any stream that yields the whole set whenever it changes; until its first
     /// item the set is unknown, an empty set means that nobody offers the service, and if it ends
-    /// the last set stays.
+    /// the last set stays. Hand it over unread: what was read is not told again.
     pub fn from_source<S>(source: S) -> Builder<S>
     where
         S: Stream<Item = EndpointSet> + Send + 'static,
@@ -158,7 +169,8 @@ impl Channel {
         let last = *phase.borrow();
         match last {
             Phase::Ready => Ok(()),
-            Phase::Empty => Err(Error::new(ErrorKind::NoEndpoints)),
+            Phase::Empty => Err(self.core.no_endpoints()),
+            Phase::Unknown if self.core.balance.is_deserted() => Err(Core::deserted()),
             Phase::Unknown => Err(self.core.never_resolved()),
         }
     }
@@ -190,8 +202,21 @@ impl Channel {
 
 impl Core {
     fn never_resolved(&self) -> Error {
-        Error::new(ErrorKind::NeverResolved)
-            .context(format!("no answer within {:?}", self.first_resolution))
+        let error = Error::new(ErrorKind::NeverResolved)
+            .about(self.about.service.as_deref())
+            .context(format!("no answer within {:?}", self.first_resolution));
+        match self.about.trouble.as_ref().and_then(|trouble| trouble()) {
+            Some(reason) => error.because(&*reason),
+            None => error,
+        }
+    }
+
+    fn deserted() -> Error {
+        Error::new(ErrorKind::NoRuntime).context("the one that the channel was built in has ended")
+    }
+
+    fn no_endpoints(&self) -> Error {
+        Error::new(ErrorKind::NoEndpoints).about(self.about.service.as_deref())
     }
 }
 

@@ -83,7 +83,14 @@ impl Addressing {
         }
         let uri = std::mem::take(request.uri_mut()).into_parts();
         match &uri.scheme {
-            None => {}
+            None => {
+                // `hello` is parsed as a host, and would be sent as `/`.
+                if let Some(host) = &uri.authority {
+                    return Err(unsendable(format!(
+                        "its URI is a bare host; a path begins with `/`: /{host}"
+                    )));
+                }
+            }
             Some(scheme) if *scheme == Scheme::HTTP => {}
             Some(scheme) if *scheme == Scheme::HTTPS => {
                 return Err(unsendable("this channel speaks plain http, not https"));
@@ -95,6 +102,11 @@ impl Addressing {
         let path = uri
             .path_and_query
             .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        // "The asterisk-form of request-target is only used for a server-wide OPTIONS request"
+        // (RFC 9112, 3.2.4).
+        if path.path() == "*" && request.method() != Method::OPTIONS {
+            return Err(unsendable("the path * is for OPTIONS alone"));
+        }
         *request.uri_mut() = Uri::from(path);
         let name = match uri.authority {
             Some(authority) => Some(self.named(&authority, cache)?),
@@ -165,11 +177,11 @@ impl Host {
     }
 }
 
-/// A copy, if doing the request twice is the same as doing it once and there is no body.
+/// A copy, if there is no body.
 ///
 /// Taken before the host is written: a request without headers of its own costs no allocation.
 pub(super) fn copy(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
-    if !request.method().is_idempotent() || !request.body().is_empty() {
+    if !request.body().is_empty() {
         return None;
     }
     let mut copy = Request::new(Outgoing::Empty);
@@ -287,11 +299,14 @@ mod tests {
             (get("https://web/"), "https"),
             (get("ftp://web/"), "ftp"),
             (get("web:80").method(Method::CONNECT), "CONNECT"),
+            (get("hello"), "a path begins with `/`: /hello"),
+            (get("*"), "OPTIONS"),
         ] {
             let error = sent_to(&rules, request).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::InvalidRequest);
             assert!(error.to_string().contains(why), "{error}");
         }
+        sent_to(&rules, get("*").method(Method::OPTIONS)).unwrap();
         let rules = addressing(Protocol::Http2, None);
         let error = sent_to(&rules, get("/").header(HOST, "a b")).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
@@ -318,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_idempotent_request_without_body_is_copied() {
+    fn only_a_request_without_body_is_copied() {
         let rules = addressing(Protocol::Http1, None);
         let prepared = |method: Method, body: &'static str| {
             let request = Request::builder()
@@ -330,14 +345,13 @@ mod tests {
                 .unwrap();
             rules.prepare(request, &mut None).unwrap().0
         };
-        for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::POST] {
             let copied = copy(&prepared(method.clone(), "")).unwrap();
             assert_eq!(copied.method(), method);
             assert_eq!(copied.uri(), "/a?b");
             assert_eq!(copied.headers()["x"], "y");
             assert_eq!(copied.extensions().get::<u8>(), Some(&7));
         }
-        assert!(copy(&prepared(Method::POST, "")).is_none());
         assert!(copy(&prepared(Method::PUT, "x")).is_none());
     }
 }

@@ -1,5 +1,7 @@
 //! The one type of request body that connections carry.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -65,6 +67,22 @@ impl Body for Outgoing {
     }
 }
 
+/// Tells the failure of a request's body from that of its connection; reads like its cause.
+#[derive(Debug)]
+pub(super) struct BodyFailed(BoxError);
+
+impl fmt::Display for BodyFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for BodyFailed {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
 /// A body with its data as [`Bytes`] (which costs nothing if they are) and its error boxed.
 #[pin_project]
 struct Erased<B>(#[pin] B);
@@ -85,7 +103,7 @@ where
             Some(Ok(frame)) => Some(Ok(
                 frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
             )),
-            Some(Err(error)) => Some(Err(error.into())),
+            Some(Err(error)) => Some(Err(BodyFailed(error.into()).into())),
             None => None,
         })
     }

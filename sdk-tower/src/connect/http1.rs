@@ -24,6 +24,8 @@ pub(crate) struct Http1 {
     used: bool,
     /// The pool's age when the connection was last given back.
     pub(super) aged: u32,
+    /// The pool's turn when the connection was last given back or taken.
+    pub(super) turn: u64,
 }
 
 impl Http1 {
@@ -45,6 +47,7 @@ impl Http1 {
             parking,
             used: false,
             aged: 0,
+            turn: 0,
         }))
     }
 

@@ -2,8 +2,11 @@
 
 use http::Request;
 use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_util::sync::ReusableBoxFuture;
 
@@ -12,10 +15,20 @@ use crate::task::Runtime;
 use super::body::Outgoing;
 use super::lease::Call;
 
+/// How long nothing is heard before the endpoint is asked by a ping whether it is there.
+///
+/// A path that dies without a word (a pulled cable, a firewall that forgets) is told by nothing
+/// else: what is written is only lost.
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// How long the answer to a ping may take before the connection is given up.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The pool's handle of a connection. It closes when this and all streams are gone.
 pub(super) struct Connection {
     sender: http2::SendRequest<Outgoing>,
     used: bool,
+    /// Responses that have come, and what tells this connection from others.
+    answers: Arc<AtomicU64>,
     /// The pool's age when the connection was last asked for.
     pub(super) aged: u32,
 }
@@ -25,12 +38,22 @@ pub(crate) struct Http2 {
     sender: http2::SendRequest<Outgoing>,
     call: Call,
     reused: bool,
+    answers: Arc<AtomicU64>,
+    /// The responses that had come when this request was sent.
+    before: u64,
 }
 
 impl Connection {
     /// Makes a connection of a socket and starts the tasks that drive it, which end with it.
     pub(super) async fn start(stream: TcpStream, runtime: &Runtime) -> hyper::Result<Self> {
-        let (sender, connection) = http2::handshake(runtime.clone(), TokioIo::new(stream)).await?;
+        let (sender, connection) = http2::Builder::new(runtime.clone())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_TIMEOUT)
+            // Else the first request after a pause would find out.
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await?;
         runtime.drive(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
@@ -39,6 +62,7 @@ impl Connection {
         Ok(Self {
             sender,
             used: false,
+            answers: Arc::default(),
             aged: 0,
         })
     }
@@ -52,7 +76,15 @@ impl Connection {
             sender: self.sender.clone(),
             call: ReusableBoxFuture::new(pending()),
             reused: std::mem::replace(&mut self.used, true),
+            answers: Arc::clone(&self.answers),
+            before: 0,
         }
+    }
+
+    /// Whether the stream is one of this connection, which has answered nobody since it was sent.
+    pub(super) fn is_silent_since(&self, stream: &Http2) -> bool {
+        Arc::ptr_eq(&self.answers, &stream.answers)
+            && self.answers.load(Ordering::Relaxed) == stream.before
     }
 }
 
@@ -62,7 +94,12 @@ impl Http2 {
     }
 
     pub(super) fn send(&mut self, request: Request<Outgoing>) {
+        self.before = self.answers.load(Ordering::Relaxed);
         self.call.set(self.sender.try_send_request(request));
+    }
+
+    pub(super) fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn call(&mut self) -> &mut Call {

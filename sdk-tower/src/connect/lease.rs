@@ -1,5 +1,6 @@
 //! A connection in the hands of one request.
 
+use std::error::Error as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -8,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::body::Outgoing;
+use super::body::{BodyFailed, Outgoing};
 use super::http1::Http1;
 use super::http2::Http2;
 
@@ -30,7 +31,50 @@ pub(crate) enum Lease {
 pub(crate) struct SendFailed {
     /// The request, if nothing of it was written.
     pub(crate) unsent: Option<Request<Outgoing>>,
+    pub(crate) fault: Fault,
     pub(crate) error: hyper::Error,
+}
+
+/// Whose fault it is that there is no response.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fault {
+    Connection,
+    /// The request's own body failed.
+    Body,
+    /// The endpoint guarantees that the request was not processed (RFC 9113, 8.7).
+    Unprocessed,
+}
+
+impl Fault {
+    fn of(error: &hyper::Error) -> Self {
+        if error.is_body_write_aborted() {
+            return Self::Body;
+        }
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            if error.is::<BodyFailed>() {
+                return Self::Body;
+            }
+            if let Some(error) = error.downcast_ref::<h2::Error>() {
+                return Self::of_stream(error);
+            }
+            cause = error.source();
+        }
+        Self::Connection
+    }
+
+    fn of_stream(error: &h2::Error) -> Self {
+        // A GOAWAY ends those streams alone that are above the last one it names.
+        let refused = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        if error.is_remote() && refused {
+            Self::Unprocessed
+        } else if error.is_reset() && !error.is_remote() && !error.is_library() {
+            // The only stream that hyper resets while its response is awaited.
+            Self::Body
+        } else {
+            Self::Connection
+        }
+    }
 }
 
 impl Lease {
@@ -41,6 +85,11 @@ impl Lease {
             Self::Http1(connection) => connection.is_reused(),
             Self::Http2(stream) => stream.is_reused(),
         }
+    }
+
+    /// Whether other requests may be under way on the same connection.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Self::Http2(_))
     }
 
     pub(crate) fn send(&mut self, request: Request<Outgoing>) {
@@ -59,9 +108,14 @@ impl Lease {
             Self::Http1(connection) => connection.call(),
             Self::Http2(stream) => stream.call(),
         };
-        Pin::new(call).poll(cx).map_err(|mut failed| SendFailed {
+        let sent = std::task::ready!(Pin::new(call).poll(cx));
+        if let (Self::Http2(stream), Ok(_)) = (&*self, &sent) {
+            stream.answered();
+        }
+        Poll::Ready(sent.map_err(|mut failed| SendFailed {
             unsent: failed.take_message(),
+            fault: Fault::of(failed.error()),
             error: failed.into_error(),
-        })
+        }))
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::task::Runtime;
 
 pub(crate) use body::Outgoing;
-pub(crate) use lease::{Lease, SendFailed};
+pub(crate) use lease::{Fault, Lease, SendFailed};
 pub(crate) use pool::{Checkout, Need, Pool, Refused, Unavailable, Waiting};
 
 /// The version of HTTP that endpoints are spoken to.

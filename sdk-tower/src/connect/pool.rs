@@ -43,6 +43,8 @@ struct State {
     waiters: VecDeque<Waiter>,
     connecting: usize,
     age: u32,
+    /// Counts connections taken and given back, to tell which came first.
+    turn: u64,
     /// The attempts to connect; none once the pool is retired.
     attempts: Option<Group>,
 }
@@ -77,11 +79,24 @@ pub(crate) struct Waiting(oneshot::Receiver<Result<Lease, Refused>>);
 pub(crate) enum Unavailable {
     Refused(Refused),
     Retired,
+    /// The runtime that connections live in has ended.
+    Deserted,
 }
 
 /// Why an attempt to connect failed; told to everybody who waited for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused(Arc<BoxError>);
+
+#[derive(Debug)]
+struct RuntimeEnded;
+
+impl fmt::Display for RuntimeEnded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the runtime of the channel has ended")
+    }
+}
+
+impl StdError for RuntimeEnded {}
 
 impl Pool {
     pub(crate) fn new(target: Target, settings: Arc<Settings>) -> Self {
@@ -95,6 +110,7 @@ impl Pool {
                 waiters: VecDeque::new(),
                 connecting: 0,
                 age: 0,
+                turn: 0,
                 attempts: Some(attempts),
             }),
         }))
@@ -110,6 +126,11 @@ impl Pool {
             && let Some(lease) = state.ready()
         {
             return Checkout::Ready(lease);
+        }
+        // No connection is opened for those who have gone. Looking through all of them at powers
+        // of two costs little, and at most every second waiter is one of them.
+        if state.waiters.len().is_power_of_two() {
+            state.waiters.retain(|waiter| !waiter.deliver.is_closed());
         }
         let (deliver, waiting) = oneshot::channel();
         state.waiters.push_back(Waiter { deliver, need });
@@ -136,6 +157,28 @@ impl Pool {
             // The pool has kept its handle.
             Lease::Http2(_) => {}
         }
+    }
+
+    /// Lets go of connections that may be as dead as this one, which has not answered in time.
+    ///
+    /// A path that dies without a word takes all connections with it that were opened before. A
+    /// shared connection is kept if others were answered on it meanwhile, and an idle one if it
+    /// was used since.
+    pub(crate) fn distrust(&self, late: &Lease) {
+        let mut state = self.0.lock();
+        let closed: (Vec<_>, _) = match late {
+            Lease::Http1(late) if late.is_reused() => {
+                let older = state.idle.extract_if(.., |idle| idle.turn < late.turn);
+                (older.collect(), None)
+            }
+            Lease::Http1(_) => (Vec::new(), None),
+            Lease::Http2(late) => {
+                let silent = |shared: &mut Connection| shared.is_silent_since(late);
+                (Vec::new(), state.shared.take_if(silent))
+            }
+        };
+        drop(state);
+        drop(closed);
     }
 
     /// Closes what is idle, now and from now on, and gives up attempts to connect.
@@ -179,9 +222,10 @@ impl fmt::Debug for Pool {
 
 impl State {
     fn ready(&mut self) -> Option<Lease> {
-        while let Some(connection) = self.idle.pop() {
+        while let Some(mut connection) = self.idle.pop() {
             // The endpoint may have closed it while it was idle.
             if connection.is_ready() {
+                connection.turn = self.next_turn();
                 return Some(Lease::Http1(connection));
             }
         }
@@ -189,6 +233,11 @@ impl State {
         let connection = self.shared.as_mut().filter(|shared| !shared.is_closed())?;
         connection.aged = age;
         Some(Lease::Http2(connection.stream()))
+    }
+
+    fn next_turn(&mut self) -> u64 {
+        self.turn = self.turn.wrapping_add(1);
+        self.turn
     }
 
     /// Hands a connection to the first who wants it.
@@ -270,6 +319,7 @@ impl Shared {
             return Some(Lease::Http1(connection));
         }
         connection.aged = state.age;
+        connection.turn = state.next_turn();
         match state.deliver(Lease::Http1(connection), fresh)? {
             Lease::Http1(connection) if state.idle.len() < self.settings.most_idle => {
                 state.idle.push(connection);
@@ -310,7 +360,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(shared) = self.0.take() {
-            shared.opened(Err("the runtime of the channel has ended".into()));
+            shared.opened(Err(RuntimeEnded.into()));
         }
     }
 }
@@ -344,6 +394,7 @@ impl Future for Waiting {
             .poll(cx)
             .map(|delivered| match delivered {
                 Ok(Ok(lease)) => Ok(lease),
+                Ok(Err(refused)) if refused.0.is::<RuntimeEnded>() => Err(Unavailable::Deserted),
                 Ok(Err(refused)) => Err(Unavailable::Refused(refused)),
                 Err(_) => Err(Unavailable::Retired),
             })
@@ -365,5 +416,37 @@ impl StdError for Refused {
 impl From<hyper::Error> for Refused {
     fn from(error: hyper::Error) -> Self {
         Self(Arc::new(error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::task::Runtime;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_connection_is_opened_for_those_who_have_gone() {
+        let settings = Settings {
+            runtime: Runtime::current().unwrap(),
+            protocol: Protocol::Http1,
+            connect_timeout: Duration::from_secs(1),
+            most_idle: 1,
+        };
+        let pool = Pool::new("127.0.0.1:9".parse().unwrap(), Arc::new(settings));
+        // Nothing is awaited: no attempt makes headway.
+        for _ in 0..200 {
+            drop(pool.checkout(Need::Any));
+        }
+        assert!(pool.0.lock().connecting <= 2);
+        let waiting: Vec<_> = (0..10).map(|_| pool.checkout(Need::Any)).collect();
+        for _ in 0..200 {
+            drop(pool.checkout(Need::Any));
+        }
+        let connecting = pool.0.lock().connecting;
+        assert!((10..=20).contains(&connecting), "{connecting}");
+        drop(waiting);
     }
 }

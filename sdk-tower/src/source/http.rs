@@ -136,11 +136,10 @@ impl Stream for HealthSource {
 
 impl Source for HealthSource {
     fn status(&self) -> Status {
-        let reason = match self.watch.status() {
-            _ if self.ended => Some("the runtime that ran the watch is gone".into()),
-            watch::Status::Connecting { error } => error.as_ref().map(reason),
-            watch::Status::Stale(outage) => Some(reason(outage.error())),
-            _ => None,
+        let reason = if self.ended {
+            Some("the runtime that ran the watch is gone".into())
+        } else {
+            trouble(&self.watch)
         };
         match (self.watch.latest(), reason) {
             (None, None) => Status::Unknown,
@@ -151,6 +150,15 @@ impl Source for HealthSource {
                 reason,
             },
         }
+    }
+}
+
+/// Why the watch is not up to date, if it is not.
+pub(crate) fn trouble(watch: &Watch<ServiceEntry>) -> Option<Arc<str>> {
+    match watch.status() {
+        watch::Status::Connecting { error } => error.as_ref().map(reason),
+        watch::Status::Stale(outage) => Some(reason(outage.error())),
+        _ => None,
     }
 }
 

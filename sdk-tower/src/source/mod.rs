@@ -33,6 +33,7 @@ use crate::endpoint::EndpointSet;
 
 pub use self::fixed::{Feed, FeedSource, Fixed, feed, fixed};
 pub use self::http::HealthSource;
+pub(crate) use self::http::trouble;
 pub use self::srv::{SrvSource, SrvSourceBuilder};
 
 /// A stream of endpoint sets that cannot fail and never ends: one item per change.

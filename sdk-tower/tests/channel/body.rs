@@ -1,12 +1,20 @@
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Request;
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame};
+use lictor_tower::channel::{Channel, Protocol};
 use lictor_tower::error::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::support::{Server, channel, eventually, get, in_flight, post, registry, text, who};
-use lictor_tower::channel::Channel;
+use crate::support::{
+    Server, channel, channel_with, eventually, get, in_flight, post, registry, text, who,
+};
 
 #[tokio::test]
 async fn a_response_counts_as_load_until_its_body_has_ended() {
@@ -111,4 +119,38 @@ async fn a_large_body_arrives_whole_in_both_directions() {
     who(&channel).await;
     // The second call may come before hyper is ready for it on the first connection.
     assert!(server.seen.accepted() <= 2);
+}
+
+/// Sends a part and fails.
+struct Breaks(bool);
+
+impl hyper::body::Body for Breaks {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(Some(Err(io::Error::other("disk gone"))));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"part")))))
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_own_body_fails_says_so_and_blames_nobody() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let server = Server::speaking(protocol).await;
+        let (_registry, channel) = channel_with(&[&server], |b| b.protocol(protocol));
+        let request = Request::post("/echo").body(Breaks(false)).unwrap();
+        let error = channel.request(request).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error:?}");
+        assert!(error.was_sent());
+        assert!(error.to_string().contains("its body failed"), "{error}");
+        assert!(!channel.endpoints()[0].is_penalized);
+        who(&channel).await;
+    }
 }

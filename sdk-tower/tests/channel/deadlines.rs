@@ -1,5 +1,7 @@
+use std::error::Error;
 use std::future::pending;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -35,6 +37,33 @@ async fn a_service_that_is_never_resolved_fails_after_the_time_given_and_then_at
     assert_eq!(start.elapsed().as_secs(), 10);
     channel.request(get("/")).await.unwrap_err();
     assert_eq!(start.elapsed().as_secs(), 10);
+}
+
+#[tokio::test]
+async fn an_unresolved_service_is_named_with_the_reason_why() {
+    let agent = Server::start().await;
+    agent.seen.fails.store(true, Ordering::SeqCst);
+    let client = lictor::Client::builder()
+        .address(format!("http://{}", agent.target))
+        .build()
+        .unwrap();
+    let channel = Channel::builder(client)
+        .service("web")
+        .first_resolution(Duration::ZERO)
+        .build()
+        .unwrap();
+    eventually("Consul has refused", || agent.seen.requests() > 0).await;
+    let error = loop {
+        let error = channel.request(get("/")).await.unwrap_err();
+        if error.source().is_some() {
+            break error;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert_eq!(error.kind(), ErrorKind::NeverResolved);
+    assert!(error.to_string().contains("\"web\""), "{error}");
+    let reason = error.source().unwrap().to_string();
+    assert!(reason.contains("503"), "{reason}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,6 +237,7 @@ async fn a_connection_being_opened_for_a_cancelled_request_serves_the_next() {
 fn a_channel_without_a_runtime_is_an_error() {
     let error = Channel::from_source(Silent).build().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoRuntime);
+    assert!(error.to_string().contains("build it inside"), "{error}");
 }
 
 #[tokio::test]
@@ -278,10 +308,11 @@ fn a_channel_whose_runtime_has_ended_fails_and_does_not_hang() {
     lives.block_on(async {
         for _ in 0..3 {
             let error = channel.request(get("/")).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Connect);
+            assert_eq!(error.kind(), ErrorKind::NoRuntime);
+            assert!(!error.was_sent());
         }
         let error = silent.request(get("/")).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NeverResolved);
+        assert_eq!(error.kind(), ErrorKind::NoRuntime);
     });
 }
 

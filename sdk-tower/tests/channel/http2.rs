@@ -1,4 +1,11 @@
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
 use lictor_tower::channel::{Channel, Protocol};
+use lictor_tower::endpoint::Target;
+use lictor_tower::error::ErrorKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -34,10 +41,7 @@ async fn a_connection_that_dies_is_opened_again() {
     who(&channel).await;
     let addr = format!("127.0.0.1:{}", server.port());
     server.stop().await;
-    let again = Server::on(
-        tokio::net::TcpListener::bind(addr).await.unwrap(),
-        Protocol::Http2,
-    );
+    let again = Server::on(TcpListener::bind(addr).await.unwrap(), Protocol::Http2);
     for _ in 0..5 {
         who(&channel).await;
     }
@@ -89,4 +93,96 @@ async fn a_dropped_request_resets_its_stream_and_keeps_the_connection() {
     assert_eq!(in_flight(&channel), 0);
     who(&channel).await;
     assert_eq!(server.seen.accepted(), 1);
+}
+
+/// How a server says of a request that it has not processed it.
+#[derive(Clone, Copy, Debug)]
+enum Unprocessed {
+    RefusedStream,
+    /// With this reason.
+    GoAway(u8),
+}
+
+/// Answers each connection's first request so.
+async fn refusing(how: Unprocessed) -> (Target, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::try_from(listener.local_addr().unwrap()).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            connections.spawn(async move { refuse(stream, how).await.ok() });
+        }
+    });
+    (target, tasks)
+}
+
+async fn refuse(mut stream: TcpStream, how: Unprocessed) -> std::io::Result<()> {
+    const HEADERS: u8 = 1;
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream.write_all(&settings).await?;
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let [a, b, c, kind, _, id @ ..] = head;
+        let length = u32::from_be_bytes([0, a, b, c]);
+        let mut payload = vec![0; length.try_into().unwrap()];
+        stream.read_exact(&mut payload).await?;
+        if kind == HEADERS {
+            let frame = match how {
+                Unprocessed::RefusedStream => {
+                    [&[0, 0, 4, 3, 0], id.as_slice(), &[0, 0, 0, 7]].concat()
+                }
+                Unprocessed::GoAway(reason) => {
+                    let mut frame = vec![0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                    frame.push(reason);
+                    frame
+                }
+            };
+            stream.write_all(&frame).await?;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_a_server_has_not_processed_goes_to_another() {
+    for how in [
+        Unprocessed::RefusedStream,
+        Unprocessed::GoAway(0),
+        Unprocessed::GoAway(11),
+    ] {
+        let (refusing, _tasks) = refusing(how).await;
+        let server = Server::speaking(Protocol::Http2).await;
+        let (registry, told) = registry();
+        registry.tell(&[&refusing, &server.target]);
+        let channel = Channel::from_source(told)
+            .protocol(Protocol::Http2)
+            .build()
+            .unwrap();
+        let mut callers = JoinSet::new();
+        for call in 0..40 {
+            let method = if call % 2 == 0 { "GET" } else { "POST" };
+            let request = Request::builder().method(method).uri("/");
+            let request = request.body(Empty::<Bytes>::new()).unwrap();
+            callers.spawn(channel.request(request));
+        }
+        while let Some(called) = callers.join_next().await {
+            let response = called
+                .unwrap()
+                .unwrap_or_else(|error| panic!("{how:?} {error:?}"));
+            assert_eq!(text(response).await, server.port().to_string());
+        }
+        // With nobody else to ask, it ends.
+        registry.tell(&[&refusing]);
+        eventually("one is left", || channel.endpoints().len() == 1).await;
+        let error = channel.request(get("/")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connect);
+        assert!(!error.was_sent());
+        // A body may have been read in part.
+        let error = channel.request(post("/", "x")).await.unwrap_err();
+        assert!(error.was_sent(), "{error:?}");
+    }
 }

@@ -11,5 +11,6 @@ mod deadlines;
 mod failover;
 mod http2;
 mod membership;
+mod silence;
 mod spread;
 mod support;
