@@ -452,7 +452,7 @@ impl Attempts {
             let balance = &self.core.balance;
             let now = balance.now();
             let flight = &sending.flight;
-            flight.failed(balance.clock().at(sending.started), now);
+            flight.failed(now);
             balance.late(flight, now);
             flight.backend().pool().distrust(&sending.lease);
         }
