@@ -4,7 +4,7 @@ mod entry;
 
 use std::sync::Arc;
 
-use super::endpoint::{self, Answered, Gathering};
+use super::endpoint::{Answered, answers_with_list};
 use super::model::MaybeNodeServices;
 use super::{Endpoint, Read, Write};
 use crate::client::Client;
@@ -199,17 +199,7 @@ impl Endpoint for Datacenters {
 #[derive(Clone, Debug)]
 pub struct Nodes(());
 
-impl Endpoint for Nodes {
-    type Output = Vec<Arc<Node>>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        answer.good()?.json()
-    }
-
-    fn gathering(&self) -> Option<Gathering<Self::Output>> {
-        endpoint::list()
-    }
-}
+answers_with_list!(Nodes => Node);
 
 /// The names of the services: [`Catalog::services`].
 #[derive(Clone, Debug)]
@@ -227,17 +217,7 @@ impl Endpoint for Services {
 #[derive(Clone, Debug)]
 pub struct Instances(());
 
-impl Endpoint for Instances {
-    type Output = Vec<Arc<CatalogService>>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        answer.good()?.json()
-    }
-
-    fn gathering(&self) -> Option<Gathering<Self::Output>> {
-        endpoint::list()
-    }
-}
+answers_with_list!(Instances => CatalogService);
 
 /// A node with its services: [`Catalog::node`], [`Catalog::node_services`].
 #[derive(Clone, Debug)]

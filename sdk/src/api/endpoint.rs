@@ -60,6 +60,28 @@ impl<T> fmt::Debug for Gathering<T> {
     }
 }
 
+/// Makes an endpoint's answer a list, which is read while it comes if it is long.
+macro_rules! answers_with_list {
+    ($endpoint:ty => $item:ty) => {
+        impl $crate::api::Endpoint for $endpoint {
+            type Output = Vec<std::sync::Arc<$item>>;
+
+            fn interpret(
+                &self,
+                answer: $crate::api::endpoint::Answered,
+            ) -> $crate::error::Result<Self::Output> {
+                answer.good()?.json()
+            }
+
+            fn gathering(&self) -> Option<$crate::api::endpoint::Gathering<Self::Output>> {
+                $crate::api::endpoint::list()
+            }
+        }
+    };
+}
+
+pub(super) use answers_with_list;
+
 /// Gathers the elements of a list, each decoded as soon as it is complete.
 pub(super) fn list<T>() -> Option<Gathering<Vec<Arc<T>>>>
 where

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
-use super::endpoint::{self, Answered, Gathering};
-use super::{Endpoint, Read};
+use super::Read;
+use super::endpoint::answers_with_list;
 use crate::client::Client;
 use crate::error::Result;
 use crate::ident::{NodeName, ServiceName, text};
@@ -227,30 +227,10 @@ impl ServiceEntry {
 #[derive(Clone, Debug)]
 pub struct Instances(());
 
-impl Endpoint for Instances {
-    type Output = Vec<Arc<ServiceEntry>>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        answer.good()?.json()
-    }
-
-    fn gathering(&self) -> Option<Gathering<Self::Output>> {
-        endpoint::list()
-    }
-}
+answers_with_list!(Instances => ServiceEntry);
 
 /// A list of checks: [`Health::node`], [`Health::checks`], [`Health::state`].
 #[derive(Clone, Debug)]
 pub struct Checks(());
 
-impl Endpoint for Checks {
-    type Output = Vec<Arc<Check>>;
-
-    fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        answer.good()?.json()
-    }
-
-    fn gathering(&self) -> Option<Gathering<Self::Output>> {
-        endpoint::list()
-    }
-}
+answers_with_list!(Checks => Check);
