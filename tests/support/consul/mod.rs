@@ -207,13 +207,46 @@ impl Agent {
     /// When it does not start.
     pub async fn wipe_and_restart(&mut self) {
         self.kill();
+        self.forget_data();
+        self.run().await;
+        self.ready().await;
+    }
+
+    fn forget_data(&self) {
         match fs::remove_dir_all(self.dir.join("data")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 panic!("cannot wipe {}: {error}", self.dir.display())
             }
             _ => {}
         }
+    }
+
+    /// Kills it if it runs, forgets all its data, and starts it again, but joins nobody: the agent
+    /// answers, knows no servers, and tells them nothing before [`join`](Self::join).
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn wipe_and_restart_alone(&mut self) {
+        self.kill();
+        self.forget_data();
+        let servers = self.options.extra.remove("retry_join");
         self.run().await;
+        if let Some(servers) = servers {
+            self.options.extra.insert("retry_join".to_owned(), servers);
+        }
+    }
+
+    /// Joins the servers of `other`, and waits until they have taken it in.
+    ///
+    /// # Panics
+    ///
+    /// When they do not.
+    pub async fn join(&self, other: &Self) {
+        let path = format!("/v1/agent/join/{}", other.gossip_addr());
+        let answer = self.api("PUT", &path, "").await;
+        let answer = answer.expect("an agent that runs answers");
+        assert!(answer.is_success(), "{}", answer.text());
         self.ready().await;
     }
 
@@ -351,9 +384,14 @@ impl Agent {
         self
     }
 
-    /// Waits until there is a leader and the catalog shows this node alive.
+    /// Waits until there is a leader and the catalog shows this node alive and complete.
+    ///
+    /// The servers write a node that they hear of by gossip with its bare address. The agent itself
+    /// writes the rest up to three seconds later, which changes the node's index and with it what
+    /// every query for one of its services answers.
     async fn ready(&self) {
         let health = format!("/v1/health/node/{}", self.options.node_name);
+        let node = format!("/v1/catalog/node/{}", self.options.node_name);
         let ready = poll(PATIENCE, async || {
             let leader = self.api("GET", "/v1/status/leader", "").await.ok()?;
             let nodes = self.api("GET", &health, "").await.ok()?;
@@ -365,7 +403,12 @@ impl Agent {
                     };
                     checks.iter().any(own)
                 });
-            alive.then_some(())
+            if !alive {
+                return None;
+            }
+            let node = self.api("GET", &node, "").await.ok()?;
+            let complete = node.is_success() && node.json()["Node"]["TaggedAddresses"].is_object();
+            complete.then_some(())
         });
         if ready.await.is_none() {
             panic!("Consul is not ready after {PATIENCE:?}:\n{}", self.log());
