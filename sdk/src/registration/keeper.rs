@@ -67,6 +67,8 @@ pub(super) struct Keeper {
     retry: Backoff,
     reassert: Backoff,
     look_again: Backoff,
+    /// Since when nobody listens where the agent was.
+    gone_since: Option<Instant>,
     look_pace: Pace,
     register_pace: Pace,
 
@@ -138,6 +140,7 @@ impl Keeper {
             retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
             reassert: Backoff::new(Duration::from_secs(2), Duration::from_secs(60)),
             look_again: Backoff::new(Duration::from_millis(40), Duration::from_millis(500)),
+            gone_since: None,
             look_pace: Pace::new(20, Duration::from_millis(500)),
             register_pace: Pace::new(5, Duration::from_secs(2)),
             trouble: Trouble::default(),

@@ -5,13 +5,16 @@
 //! use another, hand it to [`Builder::transport`](crate::client::Builder::transport).
 //!
 //! A transport sees whole requests, headers and token included. It has no deadline and no size
-//! limit of its own to keep: the client puts both around every call.
+//! limit of its own to keep: the client puts both around every call. Its errors may be of any type;
+//! an [`io::Error`] of the kind [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) says that the
+//! request was not sent, any other may have come before or after that.
 
 mod tls;
 pub(crate) mod http;
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -201,13 +204,19 @@ fn too_large(limit: usize) -> Error {
     ))
 }
 
-/// A transport that knows better says so with an [`Error`] of its own; anything else may have
-/// happened before or after the request was sent.
+/// A transport that knows better says so with an [`Error`] of its own; anything else but a refused
+/// connection may have happened before or after the request was sent.
 fn failed(err: BoxError) -> Error {
-    match err.downcast::<Error>() {
-        Ok(known) => *known,
-        Err(other) => Error::new(ErrorKind::Transport).caused_by(other),
-    }
+    let other = match err.downcast::<Error>() {
+        Ok(known) => return *known,
+        Err(other) => other,
+    };
+    let io = other.downcast_ref::<io::Error>();
+    let kind = match io.map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => ErrorKind::Connect,
+        _ => ErrorKind::Transport,
+    };
+    Error::new(kind).caused_by(other)
 }
 
 #[cfg(test)]

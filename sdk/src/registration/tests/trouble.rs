@@ -288,3 +288,60 @@ async fn a_goodbye_that_fails_tells_what_it_failed_with_last() {
     let cause = std::error::Error::source(&err).unwrap();
     assert!(cause.to_string().contains("hiccup"), "{cause}");
 }
+
+/// An agent in front of which connections may be refused, as where nobody listens.
+#[derive(Clone)]
+struct Refusing {
+    agent: Agent,
+    refuses: watch::Receiver<bool>,
+}
+
+impl tower_service::Service<http::Request<bytes::Bytes>> for Refusing {
+    type Response = http::Response<crate::embedded::Body>;
+    type Error = std::io::Error;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send + 'static>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<bytes::Bytes>) -> Self::Future {
+        let mut refuses = self.refuses.clone();
+        let answer = self.agent.call(request);
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                _ = refuses.wait_for(|refuses| *refuses) => {
+                    Err(std::io::ErrorKind::ConnectionRefused.into())
+                }
+                answer = answer => answer,
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_restarts_without_its_data_has_the_service_within_a_twentieth_second() {
+    let agent = Agent::in_memory();
+    let (switch, refuses) = watch::channel(false);
+    let transport = Refusing {
+        agent: agent.clone(),
+        refuses,
+    };
+    let reaching = Client::builder().transport(transport).build().unwrap();
+    let registration = reaching.register(beating()).await.unwrap();
+    let client = client(&agent);
+    for away in [1, 10, 25] {
+        switch.send_replace(true);
+        sleep(Duration::from_secs(away)).await;
+        agent.wipe();
+        switch.send_replace(false);
+        let late = eventually(async || service(&client).await.is_some()).await;
+        assert!(late <= Duration::from_millis(60), "{late:?}");
+        eventually(async || registration.state().is_registered()).await;
+    }
+}
