@@ -13,6 +13,7 @@ mod read;
 mod reply;
 mod routes;
 mod session;
+mod txn;
 mod views;
 
 #[cfg(test)]
@@ -172,6 +173,7 @@ impl Call {
             Endpoint::SessionInfo => self.session_info().await,
             Endpoint::SessionNode => self.session_node().await,
             Endpoint::SessionList => self.session_list().await,
+            Endpoint::Txn => self.txn().await,
             read => self.server_read(read).await,
         }
     }

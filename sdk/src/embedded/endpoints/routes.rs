@@ -43,6 +43,7 @@ pub(super) enum Endpoint {
     SessionInfo,
     SessionNode,
     SessionList,
+    Txn,
     StatusLeader,
     StatusPeers,
     /// Consul has it and this agent does not.
@@ -154,7 +155,7 @@ const ROUTES: &[Route] = &[
     route("/v1/session/info/", GET, Endpoint::SessionInfo),
     route("/v1/session/node/", GET, Endpoint::SessionNode),
     route("/v1/session/list", GET, Endpoint::SessionList),
-    route("/v1/txn", PUT, Unserved),
+    route("/v1/txn", PUT, Endpoint::Txn),
     route("/v1/event/fire/", PUT, Unserved),
     route("/v1/event/list", GET, Unserved),
     route("/v1/query", GET_POST, Unserved),
@@ -189,6 +190,7 @@ impl Endpoint {
                 | Self::CatalogNodes
                 | Self::StatusLeader
                 | Self::StatusPeers
+                | Self::Txn
         )
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod model;
 mod servers;
 pub(crate) mod session;
 mod sync;
+pub(crate) mod txn;
 
 #[cfg(test)]
 mod tests;
