@@ -55,14 +55,19 @@ mod state;
 mod fence;
 mod profile;
 mod belief;
-mod held;
 mod claims;
-mod attempt;
 mod session;
+mod roster;
+mod held;
+mod attempt;
+mod seat;
+mod aim;
 mod keeper;
 mod lease;
 mod seek;
 mod lock;
+mod admit;
+mod semaphore;
 
 pub use attempt::Released;
 pub use fence::{FenceGate, FencingToken, StaleToken};
@@ -70,7 +75,5 @@ pub use held::Held;
 pub use lease::{Lease, NewLease};
 pub use lock::{Attempt, Holder, Lock, LockGuard};
 pub use profile::Profile;
+pub use semaphore::{Permit, Semaphore};
 pub use state::{LeaseState, LossCause, Lost, States};
-
-/// The flags that the reference client marks the keys of a semaphore with.
-const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
