@@ -15,6 +15,7 @@ use crate::proto::query::Target;
 pub use super::health::Node;
 pub(crate) use super::model::AllServiceTags;
 pub use super::model::{CatalogService, NodeServices, ServiceTags};
+pub(super) use entry::{CheckBody, ServiceBody};
 pub use entry::{Entry, NewCheck, NewService};
 
 impl Client {

@@ -67,15 +67,42 @@ impl Kv {
     /// Without [`cas`](Write::cas) it always is.
     #[doc(alias = "PUT /v1/kv/:key")]
     pub fn put(&self, key: impl Into<Arc<str>>, value: impl Into<Bytes>) -> Write<Put> {
-        let value = value.into();
-        let size = value.len();
-        let write = Write::named(&self.client, PATH, Key::new(key), Put(())).bytes(value);
-        if size > MAX_VALUE {
-            return write.refuse(Error::invalid(format!(
-                "value of {size} bytes: Consul takes at most {MAX_VALUE}"
-            )));
-        }
-        write
+        self.writing(key, value.into(), Put(()))
+    }
+
+    /// Writes a value and makes a session the key's holder; the answer says whether it was done.
+    ///
+    /// It is not while another session holds the key, nor during the lock-delay after one ended
+    /// (which of the two, only a [transaction](Client::txn) tells). For the holder itself it
+    /// succeeds, as often as it is asked. A session that is gone is answered with
+    /// [`ErrorKind::UnknownSession`](crate::ErrorKind::UnknownSession).
+    ///
+    /// A lock is an agreement: a [`put`](Self::put) or [`delete`](Self::delete) does not look at
+    /// it.
+    #[doc(alias = "?acquire")]
+    pub fn acquire(
+        &self,
+        key: impl Into<Arc<str>>,
+        session: &SessionId,
+        value: impl Into<Bytes>,
+    ) -> Write<Acquire> {
+        self.writing(key, value.into(), Acquire(()))
+            .parameter("acquire", session)
+    }
+
+    /// Writes a value and gives the key up; the answer says whether the session held it.
+    ///
+    /// If it did not, nothing is written. The value is replaced, too: hand in the old one to keep
+    /// it.
+    #[doc(alias = "?release")]
+    pub fn release(
+        &self,
+        key: impl Into<Arc<str>>,
+        session: &SessionId,
+        value: impl Into<Bytes>,
+    ) -> Write<Release> {
+        self.writing(key, value.into(), Release(()))
+            .parameter("release", session)
     }
 
     /// Deletes one key; the answer says whether it is gone.
@@ -95,6 +122,15 @@ impl Kv {
             .deleting()
             .flag("recurse")
     }
+
+    fn writing<E>(&self, key: impl Into<Arc<str>>, value: Bytes, endpoint: E) -> Write<E> {
+        let fits = fits(&value);
+        let write = Write::named(&self.client, PATH, Key::new(key), endpoint).bytes(value);
+        match fits {
+            Ok(()) => write,
+            Err(err) => write.refuse(err),
+        }
+    }
 }
 
 const PATH: &str = "/v1/kv/";
@@ -102,7 +138,19 @@ const PATH: &str = "/v1/kv/";
 /// `kv_max_value_size` of a server, by default.
 const MAX_VALUE: usize = 512 * 1024;
 
-fn checked(prefix: &str) -> Result<&str> {
+/// Whether Consul takes a value of this size.
+pub(super) fn fits(value: &Bytes) -> Result<()> {
+    let size = value.len();
+    if size > MAX_VALUE {
+        return Err(Error::invalid(format!(
+            "value of {size} bytes: Consul takes at most {MAX_VALUE}"
+        )));
+    }
+    Ok(())
+}
+
+/// A prefix of keys that Consul's HTTP server takes.
+pub(super) fn checked(prefix: &str) -> Result<&str> {
     match prefix_like(prefix) {
         Ok(()) => Ok(prefix),
         Err(reason) => Err(Error::invalid(format!(
@@ -119,15 +167,23 @@ impl Read<Keys> {
     }
 }
 
-impl Write<Put> {
-    /// A number stored with the value, for the application to use.
-    ///
-    /// Default: 0. A write without flags sets them to 0.
-    pub fn flags(mut self, flags: u64) -> Self {
-        self.call.target.push_number("flags", flags);
-        self
-    }
+macro_rules! takes_flags {
+    ($($endpoint:ty),*) => {$(
+        impl Write<$endpoint> {
+            /// A number stored with the value, for the application to use.
+            ///
+            /// Default: 0. A write without flags sets them to 0.
+            pub fn flags(mut self, flags: u64) -> Self {
+                self.call.target.push_number("flags", flags);
+                self
+            }
+        }
+    )*};
+}
 
+takes_flags!(Put, Acquire, Release);
+
+impl Write<Put> {
     /// Writes only if the key was last changed at this index; 0 means only if it does not exist.
     ///
     /// A lost answer leaves open whether it was written: read the key again and compare.
@@ -311,6 +367,14 @@ impl Endpoint for Keys {
 #[derive(Clone, Debug)]
 pub struct Put(());
 
+/// The taking of a lock: [`Kv::acquire`].
+#[derive(Clone, Debug)]
+pub struct Acquire(());
+
+/// The giving up of a lock: [`Kv::release`].
+#[derive(Clone, Debug)]
+pub struct Release(());
+
 /// The deletion of one key: [`Kv::delete`].
 #[derive(Clone, Debug)]
 pub struct Delete(());
@@ -331,7 +395,7 @@ macro_rules! answers_whether_done {
     )*};
 }
 
-answers_whether_done!(Put, Delete, DeleteTree);
+answers_whether_done!(Put, Acquire, Release, Delete, DeleteTree);
 
 /// A good answer, or `None` for the 404 that a missing key has.
 ///

@@ -38,6 +38,21 @@ pub enum Consistency {
     MaxStale(Duration),
 }
 
+impl Consistency {
+    /// Adds the parameter that asks for it.
+    pub(super) fn ask(self, target: &mut Target) {
+        match self {
+            Self::Default => {}
+            Self::Stale => target.flag("stale"),
+            Self::Consistent => target.flag("consistent"),
+            Self::Leader => target.flag("leader"),
+            Self::MaxStale(bound) => {
+                target.push("max_stale", &format!("{}ms", bound.as_millis()));
+            }
+        }
+    }
+}
+
 /// How the agent's cache may answer (`?cached`).
 ///
 /// The cache of some endpoints is refreshed in the background; Consul ignores the ages for those.
@@ -274,22 +289,13 @@ impl<E> Read<E> {
         if let Some(err) = &self.wrong {
             return Err(err.clone());
         }
-        let mut call = self.call.clone();
-        match consistency {
-            Consistency::Default => {}
-            Consistency::Stale => call.target.flag("stale"),
-            Consistency::Leader => call.target.flag("leader"),
-            Consistency::MaxStale(bound) => {
-                call.target
-                    .push("max_stale", &format!("{}ms", bound.as_millis()));
-            }
-            Consistency::Consistent if self.cached.is_some() => {
-                return Err(Error::invalid(
-                    "a consistent read cannot be answered from the cache; leave one of them out",
-                ));
-            }
-            Consistency::Consistent => call.target.flag("consistent"),
+        if consistency == Consistency::Consistent && self.cached.is_some() {
+            return Err(Error::invalid(
+                "a consistent read cannot be answered from the cache; leave one of them out",
+            ));
         }
+        let mut call = self.call.clone();
+        consistency.ask(&mut call.target);
         if let Some(cached) = self.cached {
             call.target.flag("cached");
             call.cache_control = cached.header();

@@ -128,6 +128,14 @@ impl Client {
         self.scope.token.current()
     }
 
+    /// Namespace and admin partition, where a request must name them in its body.
+    pub(crate) fn tenancy(&self) -> (Option<&str>, Option<&str>) {
+        (
+            self.scope.namespace.as_deref(),
+            self.scope.partition.as_deref(),
+        )
+    }
+
     /// The one living `T` that stands under `key` in this process, or a new one.
     ///
     /// The key must tell all that makes two of them different; who asks (token, datacenter) is

@@ -215,6 +215,11 @@ impl Raw {
             .caused_by(self.asked.masked(&err.into().to_string()))
     }
 
+    /// A text of the answer, without secrets, should the server have repeated them.
+    pub(crate) fn masked(&self, text: &str) -> String {
+        self.asked.masked(text)
+    }
+
     /// A line of the body, short and without secrets, should the server have repeated them.
     fn excerpt(&self, body: &str) -> String {
         const MOST: usize = 300;

@@ -70,7 +70,12 @@ fn server(body: &str) -> ErrorKind {
         ErrorKind::UnknownService
     } else if has(
         body,
-        &["invalid session", "missing session", "Invalid session"],
+        &[
+            "invalid session",
+            "missing session",
+            "Invalid session",
+            "failed session lookup: index error", // an ID that is no UUID
+        ],
     ) {
         ErrorKind::UnknownSession
     } else if has(body, &["ACL not found"]) {
@@ -170,6 +175,21 @@ mod tests {
                 500,
                 "rpc error making call: invalid session \"a\"",
                 ErrorKind::UnknownSession,
+            ),
+            (
+                500,
+                "failed session lookup: index error: UUID must be 36 characters",
+                ErrorKind::UnknownSession,
+            ),
+            (
+                500,
+                "Invalid Session TTL '5000000000', must be between [10s=24h0m0s]",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "Missing check 'serfHealth' registration",
+                ErrorKind::Refused,
             ),
             (500, "No cluster leader", ErrorKind::NoLeader),
             (

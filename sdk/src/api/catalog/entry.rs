@@ -141,11 +141,8 @@ impl Entry {
     /// A check of the node or of one of its instances. Default: none. Call it again for more.
     pub fn check(mut self, check: NewCheck) -> Self {
         if let Ok(body) = &mut self.body {
-            match check.body {
-                Ok(mut check) => {
-                    check.node = Some(body.node.clone());
-                    body.checks.push(check);
-                }
+            match check.into_body(body.node.clone()) {
+                Ok(check) => body.checks.push(check),
                 Err(err) => self.body = Err(err),
             }
         }
@@ -173,7 +170,7 @@ pub struct NewService {
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct ServiceBody {
+pub(in crate::api) struct ServiceBody {
     service: ServiceName,
     #[serde(rename = "ID", skip_serializing_if = "Option::is_none")]
     id: Option<ServiceId>,
@@ -348,11 +345,25 @@ impl NewService {
         self.with(|body| body.connect = Some(ConnectBody { native: true }))
     }
 
+    pub(in crate::api) fn into_body(self) -> Result<ServiceBody> {
+        self.body
+    }
+
     fn with(mut self, change: impl FnOnce(&mut ServiceBody)) -> Self {
         if let Ok(body) = &mut self.body {
             change(body);
         }
         self
+    }
+}
+
+impl ServiceBody {
+    /// The ID, which is the name unless it is said.
+    pub(in crate::api) fn id(&self) -> Result<ServiceId> {
+        match &self.id {
+            Some(id) => Ok(id.clone()),
+            None => ServiceId::new(self.service.as_str()),
+        }
     }
 }
 
@@ -367,7 +378,7 @@ pub struct NewCheck {
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct CheckBody {
+pub(in crate::api) struct CheckBody {
     node: Option<NodeName>,
     #[serde(rename = "CheckID")]
     id: CheckId,
@@ -491,6 +502,13 @@ impl NewCheck {
         self
     }
 
+    pub(in crate::api) fn into_body(self, node: NodeName) -> Result<CheckBody> {
+        self.body.map(|body| CheckBody {
+            node: Some(node),
+            ..body
+        })
+    }
+
     fn part(self, change: impl FnOnce(&mut Parts)) -> Self {
         self.with(|body| {
             let mut parts = match body.definition.take() {
@@ -507,6 +525,12 @@ impl NewCheck {
             change(body);
         }
         self
+    }
+}
+
+impl CheckBody {
+    pub(in crate::api) fn id(&self) -> &CheckId {
+        &self.id
     }
 }
 

@@ -63,6 +63,8 @@ macro_rules! accessors {
     };
 }
 
+pub(super) use accessors;
+
 mod catalog;
 mod check;
 mod node;

@@ -1,5 +1,6 @@
 use super::Canned;
 use crate::ErrorKind;
+use crate::ident::SessionId;
 
 #[tokio::test]
 async fn each_call_has_its_request() {
@@ -37,6 +38,56 @@ async fn each_call_has_its_request() {
         |kv| kv.delete_tree("app/"),
         "DELETE /v1/kv/app/?recurse"
     );
+}
+
+#[tokio::test]
+async fn a_lock_is_taken_and_given_up_with_a_value() {
+    let session = SessionId::new("6571927e-2b4d-005e-9025-0e4dab74127d").unwrap();
+    let canned = Canned::good("true");
+    let kv = canned.client().kv();
+    assert!(kv.acquire("a b", &session, "me").flags(7).await.unwrap());
+    assert_eq!(
+        canned.asked(),
+        "PUT /v1/kv/a%20b?acquire=6571927e-2b4d-005e-9025-0e4dab74127d&flags=7"
+    );
+    assert_eq!(*canned.request().body(), "me");
+
+    let canned = Canned::good("false");
+    let kv = canned.client().kv();
+    assert!(!kv.release("a", &session, "left").flags(8).await.unwrap());
+    assert_eq!(
+        canned.asked(),
+        "PUT /v1/kv/a?release=6571927e-2b4d-005e-9025-0e4dab74127d&flags=8"
+    );
+    assert_eq!(*canned.request().body(), "left");
+
+    let canned = Canned::good("true");
+    let kv = canned.client().kv();
+    let too_large = vec![0; 512 * 1024 + 1];
+    for write in [
+        kv.acquire("", &session, "").await,
+        kv.release("/a", &session, "").await,
+        kv.acquire("a", &session, too_large.clone()).await,
+        kv.release("a", &session, too_large).await,
+    ] {
+        assert_eq!(write.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    assert!(canned.was_not_asked());
+}
+
+#[tokio::test]
+async fn an_acquire_with_a_session_that_is_gone_tells_it() {
+    let session = SessionId::new("nope").unwrap();
+    for text in [
+        r#"invalid session "00000000-0000-0000-0000-000000000000""#,
+        "failed session lookup: index error: UUID must be 36 characters",
+    ] {
+        let canned = Canned::new(500, &[], text);
+        let acquire = canned.client().kv().acquire("a", &session, "");
+        let err = acquire.await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::UnknownSession, "{text}");
+        assert!(err.is_unknown_session() && !err.is_transient());
+    }
 }
 
 #[tokio::test]

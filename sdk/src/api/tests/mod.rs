@@ -5,7 +5,9 @@ mod health;
 mod kv;
 mod raw;
 mod reads;
+mod session;
 mod status;
+mod txn;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -8,6 +8,7 @@ use super::definition::{check_weights, tagged_addresses, weights};
 use super::query::Options;
 use super::reply::{self, Refusal, Reply};
 use crate::embedded::state::model::{Check, Node, Pairs, Service, status};
+use crate::embedded::state::txn::check_node_id;
 use crate::proto::duration;
 
 impl Call {
@@ -44,13 +45,20 @@ impl Call {
         }
         let mut written = Ok(());
         if let Some(service) = registration.service {
-            written = catalog.ensure_service(index, &name, service);
+            written = catalog
+                .ensure_service(index, &name, service)
+                .map_err(|refused| format!("failed inserting service: {refused}"));
         }
         for check in registration.checks {
-            written = written.and_then(|()| catalog.ensure_check(index, check));
+            let node = check.node.clone();
+            written = written.and_then(|()| {
+                state.write_check(index, check, now).map_err(|refused| {
+                    format!("failed inserting check: {refused} on node {node:?}")
+                })
+            });
         }
         state.plan_sync(now);
-        written.map_err(|refused| Refusal::internal(refused.0))?;
+        written.map_err(Refusal::internal)?;
         Ok(reply::json(&true, self.layout()))
     }
 
@@ -72,13 +80,12 @@ impl Call {
         let mut locked = self.core.lock();
         let state = &mut locked.state;
         let index = state.next_index();
-        let catalog = &mut state.replica.catalog;
         if !service.is_empty() {
-            catalog.delete_service(index, &node, &service);
+            state.delete_service(index, &node, &service, now);
         } else if !check.is_empty() {
-            catalog.delete_check(index, &node, &check);
+            state.delete_check(index, &node, &check, now);
         } else {
-            catalog.delete_node(index, &node);
+            state.delete_node(index, &node, now);
         }
         state.plan_sync(now);
         Ok(reply::json(&true, self.layout()))
@@ -132,12 +139,7 @@ impl Registration {
     /// Names what is left out, and refuses as a whole what cannot be written as a whole.
     fn validate(&mut self, is_known: impl Fn(&str) -> bool) -> Result<(), String> {
         let node = &self.node.name;
-        match self.node.id.len() {
-            0 => {}
-            36 if is_uuid(&self.node.id) => {}
-            36 => return Err("Bad node ID: uuid is improperly formatted".to_owned()),
-            _ => return Err("Bad node ID: uuid string is wrong length".to_owned()),
-        }
+        check_node_id(&self.node.id).map_err(|wrong| format!("Bad node ID: {wrong}"))?;
         if let Some(service) = &mut self.service {
             if service.name.is_empty() {
                 return Err(if service.id.is_empty() {
@@ -175,13 +177,6 @@ impl Registration {
         }
         Ok(())
     }
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.char_indices().all(|(at, c)| match at {
-        8 | 13 | 18 | 23 => c == '-',
-        _ => c.is_ascii_hexdigit(),
-    })
 }
 
 fn node_service(mut fields: Fields) -> Result<Service, Undecodable> {
@@ -260,8 +255,14 @@ fn health_check(mut fields: Fields) -> Result<Check, Undecodable> {
     Ok(check)
 }
 
-/// The members of a definition that are set, with times as Consul writes them.
 fn check_definition(mut fields: Fields) -> Result<Map<String, Value>, Undecodable> {
+    let kept = definition_members(&mut fields)?;
+    fields.finish()?;
+    Ok(kept)
+}
+
+/// The members of a definition that are set, with times as Consul writes them.
+pub(super) fn definition_members(fields: &mut Fields) -> Result<Map<String, Value>, Undecodable> {
     let mut kept = Map::new();
     for name in ["Interval", "Timeout", "DeregisterCriticalServiceAfter"] {
         let time = fields.time(&[name])?.positive();
@@ -299,6 +300,5 @@ fn check_definition(mut fields: Fields) -> Result<Map<String, Value>, Undecodabl
             kept.insert(name.to_owned(), value);
         }
     }
-    fields.finish()?;
     Ok(kept)
 }

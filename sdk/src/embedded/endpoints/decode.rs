@@ -18,7 +18,7 @@ pub(super) struct Undecodable(pub(super) String);
 type Decoded<T> = Result<T, Undecodable>;
 
 /// The members of an object that are not read yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Fields {
     left: Map<String, Value>,
     /// The name of Go's type, which some errors tell; mostly it has none.
@@ -34,12 +34,16 @@ impl GoTime {
         self.0 == 0
     }
 
+    pub(super) fn nanos(self) -> i64 {
+        self.0
+    }
+
     /// The time if it is above zero, else zero.
     pub(super) fn positive(self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
     }
 
-    fn parse(text: &str) -> Result<Self, duration::Invalid> {
+    pub(super) fn parse(text: &str) -> Result<Self, duration::Invalid> {
         match duration::parse(text) {
             Err(duration::Invalid::Negative(_)) => {
                 let below = duration::parse(text.trim_start_matches('-'))?;
@@ -50,8 +54,37 @@ impl GoTime {
     }
 }
 
+/// A member that need not be there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Given<T> {
+    Absent,
+    Null,
+    Value(T),
+}
+
+/// The first value of a body.
+pub(super) fn value(body: &[u8]) -> Decoded<Value> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    Value::deserialize(&mut deserializer).map_err(|error| {
+        Undecodable(if !error.is_eof() {
+            syntax_error(body, &error)
+        } else if body.iter().all(u8::is_ascii_whitespace) {
+            "EOF".to_owned()
+        } else {
+            "unexpected EOF".to_owned()
+        })
+    })
+}
+
 fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+impl Undecodable {
+    /// A body that is no value of a type at all.
+    pub(super) fn value(found: &Value, go_type: &str) -> Self {
+        mismatch(found, "Go value", go_type)
+    }
 }
 
 impl Fields {
@@ -62,28 +95,28 @@ impl Fields {
 
     /// As [`parse`](Self::parse), for a Go type whose name some errors tell.
     pub(super) fn parse_as(of: &'static str, body: &[u8]) -> Decoded<Self> {
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        match Value::deserialize(&mut deserializer) {
-            Ok(value) => {
-                let go_type = if of.is_empty() {
-                    "struct".to_owned()
-                } else {
-                    format!("agent.{of}")
-                };
-                Ok(Self {
-                    of,
-                    ..Self::of(value, "Go value", &go_type)?
-                })
-            }
-            Err(error) if error.is_eof() => {
-                Err(Undecodable(if body.iter().all(u8::is_ascii_whitespace) {
-                    "EOF".to_owned()
-                } else {
-                    "unexpected EOF".to_owned()
-                }))
-            }
-            Err(error) => Err(Undecodable(syntax_error(body, &error))),
-        }
+        let go_type = if of.is_empty() {
+            "struct".to_owned()
+        } else {
+            format!("agent.{of}")
+        };
+        Ok(Self {
+            of,
+            ..Self::of(value(body)?, "Go value", &go_type)?
+        })
+    }
+
+    /// As [`parse`](Self::parse), for a Go type without a name.
+    pub(super) fn parse_unnamed(go_type: &str, body: &[u8]) -> Decoded<Self> {
+        Self::of(value(body)?, "Go value", go_type)
+    }
+
+    /// Reads a value that stands in no field.
+    pub(super) fn of_value(value: Value, go_type: &str, of: &'static str) -> Decoded<Self> {
+        Ok(Self {
+            of,
+            ..Self::of(value, "Go value", go_type)?
+        })
     }
 
     fn of(value: Value, what: &str, go_type: &str) -> Decoded<Self> {
@@ -115,10 +148,32 @@ impl Fields {
     }
 
     pub(super) fn string(&mut self, names: &[&str]) -> Decoded<String> {
+        self.optional_string(names).map(Option::unwrap_or_default)
+    }
+
+    pub(super) fn optional_string(&mut self, names: &[&str]) -> Decoded<Option<String>> {
+        match self.take(names) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.mismatch(&other, names, "string")),
+        }
+    }
+
+    /// A text that has a name of its own among Go's types.
+    pub(super) fn string_as(&mut self, names: &[&str], go_type: &str) -> Decoded<String> {
         match self.take(names) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text),
-            Some(other) => Err(self.mismatch(&other, names, "string")),
+            Some(other) => Err(self.mismatch(&other, names, go_type)),
+        }
+    }
+
+    pub(super) fn unsigned(&mut self, names: &[&str]) -> Decoded<u64> {
+        match self.take(names) {
+            None => Ok(0),
+            Some(value) => value
+                .as_u64()
+                .ok_or_else(|| self.mismatch(&value, names, "uint64")),
         }
     }
 
@@ -139,7 +194,32 @@ impl Fields {
         }
     }
 
+    /// A list of which Consul tells apart whether it is absent, `null` or empty.
+    pub(super) fn list(&mut self, names: &[&str], of: &str) -> Decoded<Given<Vec<String>>> {
+        let is_null = |(key, value): (&String, &Value)| {
+            value.is_null() && names.iter().any(|name| key.eq_ignore_ascii_case(name))
+        };
+        if self.left.iter().any(is_null) {
+            self.take(names);
+            return Ok(Given::Null);
+        }
+        if !self.has(names) {
+            return Ok(Given::Absent);
+        }
+        self.strings_as(names, of).map(Given::Value)
+    }
+
+    pub(super) fn has(&self, names: &[&str]) -> bool {
+        self.left
+            .keys()
+            .any(|key| names.iter().any(|name| key.eq_ignore_ascii_case(name)))
+    }
+
     pub(super) fn strings(&mut self, names: &[&str]) -> Decoded<Vec<String>> {
+        self.strings_as(names, "string")
+    }
+
+    fn strings_as(&mut self, names: &[&str], of: &str) -> Decoded<Vec<String>> {
         match self.take(names) {
             None => Ok(Vec::new()),
             Some(Value::Array(items)) => items
@@ -147,10 +227,10 @@ impl Fields {
                 .map(|item| match item {
                     Value::String(text) => Ok(text),
                     Value::Null => Ok(String::new()),
-                    other => Err(self.mismatch(&other, names, "string")),
+                    other => Err(self.mismatch(&other, names, of)),
                 })
                 .collect(),
-            Some(other) => Err(self.mismatch(&other, names, "[]string")),
+            Some(other) => Err(self.mismatch(&other, names, &format!("[]{of}"))),
         }
     }
 
@@ -187,6 +267,17 @@ impl Fields {
             .transpose()
     }
 
+    /// As [`object`](Self::object), for an object whose members' errors tell where they are.
+    pub(super) fn object_as(
+        &mut self,
+        names: &[&str],
+        go_type: &str,
+        of: &'static str,
+    ) -> Decoded<Option<Self>> {
+        let object = self.object(names, go_type)?;
+        Ok(object.map(|object| Self { of, ..object }))
+    }
+
     pub(super) fn objects(&mut self, names: &[&str], go_type: &str) -> Decoded<Vec<Self>> {
         match self.take(names) {
             None => Ok(Vec::new()),
@@ -212,7 +303,7 @@ impl Fields {
         field(self.of, names)
     }
 
-    fn mismatch(&self, value: &Value, names: &[&str], go_type: &str) -> Undecodable {
+    pub(super) fn mismatch(&self, value: &Value, names: &[&str], go_type: &str) -> Undecodable {
         mismatch(value, &self.field(names), go_type)
     }
 
@@ -233,7 +324,9 @@ fn mismatch(value: &Value, what: &str, go_type: &str) -> Undecodable {
     let found = match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),
-        Value::Number(number) if go_type == "int" => format!("number {number}"),
+        Value::Number(number) if matches!(go_type, "int" | "uint64") => {
+            format!("number {number}")
+        }
         Value::Number(_) => "number".to_owned(),
         Value::String(_) => "string".to_owned(),
         Value::Array(_) => "array".to_owned(),
