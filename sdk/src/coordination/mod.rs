@@ -74,3 +74,6 @@ pub use state::{LeaseState, LossCause, Lost, States};
 
 /// The flags that the reference client marks the keys of a semaphore with.
 const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
+
+#[cfg(test)]
+mod simulation;
