@@ -113,6 +113,7 @@ pub mod api;
 // Long-lived behaviour built on the API.
 pub mod watch;
 pub mod registration;
+pub mod coordination;
 
 pub use client::Client;
 pub use error::{Error, ErrorKind, Result};

@@ -244,6 +244,12 @@ impl<E> Read<E> {
         self
     }
 
+    /// Goes out beside all other calls, because lateness does harm.
+    pub(crate) fn beat(mut self) -> Self {
+        self.call.lane = Lane::Beat;
+        self
+    }
+
     /// Waits for a change since `index`, for at most `wait`: one blocking query, made by hand.
     ///
     /// Take the index from [`Meta::index`](super::Meta::index), and mind Consul's rules for it: drop it when it goes

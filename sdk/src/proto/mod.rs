@@ -14,3 +14,5 @@ pub(crate) mod elements;
 pub(crate) mod pieces;
 pub(crate) mod diff;
 pub(crate) mod heartbeat;
+pub(crate) mod lease;
+pub(crate) mod contest;

@@ -187,10 +187,6 @@ impl Txn {
     }
 
     /// Goes out beside all other calls, because lateness does harm.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "what holds locks will stand above this module")
-    )]
     pub(crate) fn beat(mut self) -> Self {
         self.write = self.write.beat();
         self

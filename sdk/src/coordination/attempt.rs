@@ -1,0 +1,339 @@
+//! One try to take keys, and the unlock: each a transaction, repeated only as far as is safe.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::belief::Belief;
+use super::clock::Clock;
+use super::held::{Content, Hold};
+use crate::api::kv::Pair;
+use crate::api::txn::{Failure, FailureReason, KvOp, Outcome};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ident::{Key, SessionId};
+use crate::proto::backoff::Backoff;
+
+/// A key to take, as it was seen free.
+#[derive(Clone, Debug)]
+pub(super) struct Want {
+    pub(super) key: Key,
+    /// The index of its last change; 0 if it does not exist.
+    pub(super) modify_index: u64,
+    pub(super) value: Bytes,
+    pub(super) flags: u64,
+}
+
+/// What a try came to.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// The keys are the session's.
+    Won {
+        /// The request that proves it was sent then.
+        sent: Instant,
+        /// The index of the transaction that took them.
+        index: u64,
+    },
+    /// A lock-delay runs.
+    Delayed,
+    /// A key is not as it was seen.
+    Moved,
+    /// The session is gone.
+    SessionGone,
+    /// It cannot be told whether the keys are the session's, and they may become so late.
+    Unknown,
+    /// Consul refuses it, and would again.
+    Refused(Error),
+}
+
+/// How long one answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The flags that the reference client marks the key of a lock with.
+pub(super) const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
+
+pub(super) async fn attempt(
+    client: &Client,
+    session: &SessionId,
+    wants: &[Want],
+    belief: &Belief,
+) -> Tried {
+    let clock = belief.clock();
+    let sent = clock.now();
+    let mut txn = client.txn().beat().timeout(PATIENCE);
+    for want in wants {
+        let key = || want.key.as_str();
+        txn = txn.kv(match want.modify_index {
+            0 => KvOp::check_not_exists(key()),
+            index => KvOp::check_index(key(), index),
+        });
+        txn = txn.kv(KvOp::lock(key(), session, want.value.clone()).flags(want.flags));
+    }
+    match txn.send().await {
+        Ok(Outcome::Committed(results)) => {
+            // Operation 1 is the first lock, behind its guard; all locks of one transaction have one
+            // index.
+            let taken = results.kv(1);
+            match taken.filter(|entry| entry.session() == Some(session)) {
+                Some(entry) => Tried::Won {
+                    sent,
+                    index: entry.modify_index(),
+                },
+                None => read_back(client, session, wants, belief).await,
+            }
+        }
+        Ok(Outcome::RolledBack(failures)) => judged(&failures),
+        Err(err) if was_not_applied(&err) => Tried::Refused(err),
+        // It may have been committed: what stands in the key is the truth.
+        Err(_) => read_back(client, session, wants, belief).await,
+    }
+}
+
+/// Whether an error means that nothing has been written, and will not be.
+fn was_not_applied(err: &Error) -> bool {
+    match err.kind() {
+        ErrorKind::Connect | ErrorKind::RateLimited => true,
+        // "leadership lost while committing log" is a failure of the server's, too.
+        ErrorKind::Timeout | ErrorKind::Transport | ErrorKind::NoLeader | ErrorKind::Server => {
+            false
+        }
+        // An answer that cannot be read says nothing about the deed.
+        ErrorKind::Decode | ErrorKind::AnswerTooLarge => false,
+        _ => true,
+    }
+}
+
+fn judged(failures: &[Failure]) -> Tried {
+    let has = |wanted: fn(&FailureReason) -> bool| {
+        failures.iter().find(|failure| wanted(failure.reason()))
+    };
+    // A key that moved must be looked at again before anything else is concluded from it.
+    if has(|reason| {
+        matches!(
+            reason,
+            FailureReason::OtherIndex { .. } | FailureReason::Exists | FailureReason::LockHeld
+        )
+    })
+    .is_some()
+    {
+        return Tried::Moved;
+    }
+    if has(|reason| matches!(reason, FailureReason::UnknownSession)).is_some() {
+        return Tried::SessionGone;
+    }
+    if has(|reason| matches!(reason, FailureReason::LockDelay)).is_some() {
+        return Tried::Delayed;
+    }
+    let kind = match failures.first().map(Failure::reason) {
+        Some(FailureReason::PermissionDenied) => ErrorKind::PermissionDenied,
+        Some(FailureReason::Unsupported) => ErrorKind::Unsupported,
+        Some(FailureReason::Missing) => return Tried::Moved,
+        _ => ErrorKind::Conflict,
+    };
+    let text = failures.first().map(Failure::to_string).unwrap_or_default();
+    Tried::Refused(Error::new(kind).context(format!("lock: transaction rolled back: {text}")))
+}
+
+/// Finds out what became of a try whose answer was lost.
+async fn read_back(client: &Client, session: &SessionId, wants: &[Want], belief: &Belief) -> Tried {
+    let Some(want) = wants.first() else {
+        return Tried::Moved;
+    };
+    let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+    loop {
+        if belief.check().is_err() {
+            return Tried::Unknown;
+        }
+        let sent = belief.clock().now();
+        match own(client, session, &want.key).await {
+            // One transaction took all of them, or none.
+            Ok(Some(pair)) => {
+                return Tried::Won {
+                    sent,
+                    index: pair.modify_index(),
+                };
+            }
+            // It may still come: a request can be held up anywhere.
+            Ok(None) => return Tried::Unknown,
+            Err(_) => tokio::time::sleep(pause.next(rand::random())).await,
+        }
+    }
+}
+
+/// The key if the session holds it, from a leader that knows that it is one.
+pub(super) async fn own(client: &Client, session: &SessionId, key: &Key) -> Result<Option<Pair>> {
+    let read = client.kv().get(key.as_str()).consistent();
+    let pair = read.beat().timeout(PATIENCE).await?.into_value();
+    Ok(pair.filter(|pair| pair.session() == Some(session)))
+}
+
+/// What became of what was held.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Released {
+    /// It was unlocked: the next one may hold by now.
+    Unlocked,
+    /// It was lost before: there was nothing to unlock.
+    WasLost,
+}
+
+/// Unlocks what is held and keeps what stands in it. Nothing is believed any more by now.
+pub(super) async fn unlock(client: &Client, hold: &Hold, deadline: Instant) -> Result<Released> {
+    let mut pause = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let all: Vec<usize> = (0..hold.keys.len()).collect();
+    let mut places = all;
+    loop {
+        let failed = match unlock_once(client, hold, &places).await {
+            Ok(Outcome::Committed(_)) => return Ok(Released::Unlocked),
+            Ok(Outcome::RolledBack(failures)) => {
+                let refused = judged_unlock(&failures);
+                if let Some(err) = refused {
+                    return Err(err);
+                }
+                // Somebody wrote to a key, or it is not ours any more.
+                match refresh(client, hold, &places).await {
+                    Ok(own) if own.is_empty() => return Ok(Released::WasLost),
+                    Ok(own) => {
+                        places = own;
+                        continue;
+                    }
+                    Err(err) => err,
+                }
+            }
+            Err(err) => err,
+        };
+        if !failed.is_transient() {
+            return Err(failed);
+        }
+        let wait = pause.next(rand::random());
+        if Instant::now() + wait >= deadline {
+            return Err(failed);
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn unlock_once(client: &Client, hold: &Hold, places: &[usize]) -> Result<Outcome> {
+    let mut txn = client.txn().beat().timeout(PATIENCE);
+    {
+        let contents = hold.contents();
+        for place in places {
+            let (Some(key), Some(content)) = (hold.keys.get(*place), contents.get(*place)) else {
+                continue;
+            };
+            txn = txn
+                .kv(KvOp::check_index(key.as_str(), content.modify_index))
+                .kv(
+                    KvOp::unlock(key.as_str(), &hold.session, content.value.clone())
+                        .flags(content.flags),
+                );
+        }
+    }
+    txn.send().await
+}
+
+fn judged_unlock(failures: &[Failure]) -> Option<Error> {
+    let denied = |failure: &&Failure| {
+        matches!(
+            failure.reason(),
+            FailureReason::PermissionDenied | FailureReason::Unsupported
+        )
+    };
+    let failure = failures.iter().find(denied)?;
+    Some(
+        Error::new(ErrorKind::PermissionDenied)
+            .context(format!("unlock: transaction rolled back: {failure}")),
+    )
+}
+
+/// Learns what stands in the keys; those that are still the session's are returned.
+async fn refresh(client: &Client, hold: &Hold, places: &[usize]) -> Result<Vec<usize>> {
+    let mut held = Vec::new();
+    for place in places {
+        let Some(key) = hold.keys.get(*place) else {
+            continue;
+        };
+        if let Some(pair) = own(client, &hold.session, key).await? {
+            if let Some(known) = hold.contents().get_mut(*place) {
+                *known = content_of(&pair);
+            }
+            held.push(*place);
+        }
+    }
+    Ok(held)
+}
+
+pub(super) fn content_of(pair: &Pair) -> Content {
+    Content {
+        modify_index: pair.modify_index(),
+        value: pair.value_bytes(),
+        flags: pair.flags(),
+    }
+}
+
+/// Watches one held key, and ends the hold when it is no longer the session's.
+///
+/// Ends with the hold. It is not what safety rests on: it tells early what a proof would tell late.
+pub(super) async fn watch(client: Client, hold: std::sync::Arc<Hold>, place: usize, clock: Clock) {
+    let ended = hold.lost();
+    tokio::select! {
+        biased;
+        _ = ended => {}
+        () = follow(&client, &hold, place, clock) => {}
+    }
+}
+
+/// A lock that is held for less than this is not watched: it would cost a connection each time.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// How long one query waits.
+const WAIT: Duration = Duration::from_secs(300);
+
+async fn follow(client: &Client, hold: &Hold, place: usize, clock: Clock) {
+    let Some(key) = hold.keys.get(place) else {
+        return;
+    };
+    clock.sleep_until(clock.now() + QUIET).await;
+    let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+    let mut index = hold
+        .contents()
+        .get(place)
+        .map_or(1, |content| content.modify_index.max(1));
+    loop {
+        let read = client.kv().get(key.as_str()).wait_for_change(index, WAIT);
+        let Ok(answer) = read.await else {
+            tokio::time::sleep(pause.next(rand::random())).await;
+            continue;
+        };
+        pause.reset();
+        let told = answer.meta().index().unwrap_or(0);
+        let own = answer
+            .value()
+            .as_ref()
+            .filter(|pair| pair.session() == Some(&hold.session));
+        match own {
+            Some(pair) => hold.saw(place, content_of(pair)),
+            None => {
+                // A server that lags behind shows the key as it was before it was taken.
+                let old = told < hold.token.get();
+                if old
+                    && matches!(
+                        self::own(client, &hold.session, key).await,
+                        Ok(Some(_)) | Err(_)
+                    )
+                {
+                    tokio::time::sleep(pause.next(rand::random())).await;
+                    continue;
+                }
+                hold.end(super::Lost::new(super::LossCause::KeyGone));
+                return;
+            }
+        }
+        if told <= index {
+            // Unchanged, or a server that went back: not faster than once in a while.
+            tokio::time::sleep(pause.next(rand::random())).await;
+        }
+        index = told.max(1);
+    }
+}

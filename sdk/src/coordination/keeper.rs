@@ -1,0 +1,459 @@
+//! The task behind one session: it proves it, takes keys, gives them up, and ends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::attempt::{self, Released, Tried, Want};
+use super::belief::Belief;
+use super::claims::Claim;
+use super::clock::Clock;
+use super::fence::FencingToken;
+use super::held::{Content, Hold};
+use super::session::{self, Made, Plan};
+use super::state::{LeaseState, LossCause, Lost};
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::ident::{Key, SessionId};
+use crate::proto::lease::{Lease, Proof};
+use crate::task::{Crew, StopSignal};
+
+/// What is asked of a keeper.
+pub(super) enum Order {
+    /// Try to take these keys, once.
+    Take {
+        wants: Vec<Want>,
+        claim: Claim,
+        reply: oneshot::Sender<Taken>,
+    },
+    /// Give up what is held; it has been ended before.
+    Release {
+        hold: Arc<Hold>,
+        reply: Option<oneshot::Sender<Result<Released>>>,
+    },
+}
+
+/// What became of a try.
+pub(super) enum Taken {
+    Won(Arc<Hold>),
+    /// A lock-delay runs; the claim comes back.
+    Delayed(Claim),
+    /// A key is not as it was seen; the claim comes back.
+    Moved(Claim),
+    SessionGone,
+    Refused(Error),
+}
+
+/// A session that has been made.
+pub(super) struct Born {
+    pub(super) session: SessionId,
+    pub(super) belief: Arc<Belief>,
+}
+
+/// Keeps one session. All that takes time runs beside its loop, as its crew.
+pub(super) struct Keeper {
+    pub(super) client: Client,
+    pub(super) plan: Arc<Plan>,
+    pub(super) clock: Clock,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) state: Arc<watch::Sender<LeaseState>>,
+}
+
+/// What one of the crew has come to.
+enum Done {
+    Proved(Proof, Instant, Result<bool>),
+    Tried(Vec<Want>, Claim, oneshot::Sender<Taken>, Tried),
+    Released(
+        Arc<Hold>,
+        Option<oneshot::Sender<Result<Released>>>,
+        Result<Released>,
+    ),
+    /// A key that a lost request might have taken late: whether it did.
+    Looked(Vec<Want>, Claim, u32, Option<u64>),
+    Watched,
+}
+
+/// A session that lives, with all that is held by it.
+struct Living {
+    client: Client,
+    plan: Arc<Plan>,
+    clock: Clock,
+    state: Arc<watch::Sender<LeaseState>>,
+    session: SessionId,
+    belief: Arc<Belief>,
+    lease: Lease,
+    trouble: Option<Error>,
+    held: Vec<Kept>,
+    crew: Crew<Done>,
+}
+
+/// Something held, until its unlock is done.
+struct Kept {
+    hold: Arc<Hold>,
+    /// Whether the unlock is on its way.
+    leaving: bool,
+    /// Goes back when the key is free for others of this process.
+    _claim: Claim,
+}
+
+/// How long a goodbye may take: what it does not reach ends by the session's TTL.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+/// How long a goodbye waits for a try that is on its way.
+const LAST_TRY: Duration = Duration::from_secs(1);
+
+/// When a key that a lost request may still take is looked at, each time after the last.
+const LOOKS: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(3),
+    Duration::from_secs(15),
+];
+
+impl Keeper {
+    pub(super) async fn run(
+        self,
+        mut stop: StopSignal,
+        ready: oneshot::Sender<Result<Born>>,
+    ) -> Result<()> {
+        let Self {
+            client,
+            plan,
+            clock,
+            mut orders,
+            state,
+        } = self;
+        // Not given up half-way: who does not wait any more leaves a session that is ended below.
+        let Made { id, sent, beaten } = match session::make(&client, &plan, clock).await {
+            Ok(made) => made,
+            Err(err) => {
+                ready.send(Err(err)).ok();
+                return Ok(());
+            }
+        };
+        let lease = Lease::new(&plan.terms, sent, beaten, rand::random());
+        let belief = Arc::new(Belief::new(clock, lease.until()));
+        let mut living = Living {
+            client,
+            plan,
+            clock,
+            state,
+            session: id.clone(),
+            belief: Arc::clone(&belief),
+            lease,
+            trouble: None,
+            held: Vec::new(),
+            crew: Crew::new(),
+        };
+        tracing::debug!(session = %id, name = living.plan.name, "session created");
+        let born = Born {
+            session: id,
+            belief,
+        };
+        if ready.send(Ok(born)).is_ok() {
+            living.keep(&mut stop, &mut orders).await;
+        }
+        living.goodbye(orders).await
+    }
+}
+
+impl Living {
+    async fn keep(&mut self, stop: &mut StopSignal, orders: &mut mpsc::UnboundedReceiver<Order>) {
+        loop {
+            let now = self.clock.now();
+            if !self.lease.holds(now) {
+                // Whoever asks first makes it final; it may be us.
+                self.belief.check().ok();
+            }
+            self.publish();
+            if self.belief.check().is_err() {
+                return;
+            }
+            while let Some((proof, patience)) = self.lease.start_due(now) {
+                self.prove(proof, patience);
+            }
+            let until = self.lease.until();
+            let wake = self.lease.next_due().map_or(until, |due| due.min(until));
+            tokio::select! {
+                biased;
+                _ = stop.recv() => return,
+                Some(done) = self.crew.next(), if !self.crew.is_empty() => self.done(done),
+                Some(order) = orders.recv() => self.order(order),
+                () = self.clock.sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn prove(&mut self, proof: Proof, patience: Duration) {
+        let (client, session) = (self.client.clone(), self.session.clone());
+        let (plan, clock) = (Arc::clone(&self.plan), self.clock);
+        self.crew.start(async move {
+            // What counts is the sending: an answer may take its time.
+            let sent = clock.now();
+            let result = session::prove(&client, &session, &plan, proof, patience).await;
+            Done::Proved(proof, sent, result)
+        });
+    }
+
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::Take {
+                wants,
+                claim,
+                reply,
+            } => self.take(wants, claim, reply),
+            Order::Release { hold, reply } => self.release(hold, reply),
+        }
+    }
+
+    fn take(&mut self, wants: Vec<Want>, claim: Claim, reply: oneshot::Sender<Taken>) {
+        let (client, session) = (self.client.clone(), self.session.clone());
+        let belief = Arc::clone(&self.belief);
+        self.crew.start(async move {
+            let tried = attempt::attempt(&client, &session, &wants, &belief).await;
+            Done::Tried(wants, claim, reply, tried)
+        });
+    }
+
+    fn release(&mut self, hold: Arc<Hold>, reply: Option<oneshot::Sender<Result<Released>>>) {
+        hold.end(Lost::new(LossCause::Released));
+        for kept in &mut self.held {
+            kept.leaving |= Arc::ptr_eq(&kept.hold, &hold);
+        }
+        let client = self.client.clone();
+        let deadline = Instant::now() + GOODBYE;
+        self.crew.start(async move {
+            let result = attempt::unlock(&client, &hold, deadline).await;
+            Done::Released(hold, reply, result)
+        });
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.clock.now();
+        match done {
+            Done::Proved(proof, sent, Ok(true)) => {
+                self.lease.proven(proof, sent, now, rand::random());
+                self.told(None);
+            }
+            Done::Proved(_, _, Ok(false)) => {
+                self.lease.end();
+                self.belief.end(Lost::new(LossCause::SessionGone));
+            }
+            Done::Proved(proof, _, Err(err)) => {
+                self.lease.failed(proof, now, rand::random());
+                self.told(Some(err));
+            }
+            Done::Tried(wants, claim, reply, tried) => self.tried(wants, claim, reply, tried),
+            Done::Released(hold, reply, result) => {
+                if let Err(err) = &result {
+                    tracing::warn!(keys = ?hold.keys, error = %err, "lock not released");
+                }
+                self.held.retain(|kept| !Arc::ptr_eq(&kept.hold, &hold));
+                if let Some(reply) = reply {
+                    reply.send(result).ok();
+                }
+            }
+            Done::Looked(wants, claim, _, Some(index)) => {
+                // It came late, and nobody waits for it.
+                let hold = self.hold(&wants, index, claim);
+                self.release(hold, None);
+            }
+            Done::Looked(wants, claim, looks, None) => self.look_later(wants, claim, looks),
+            Done::Watched => {}
+        }
+    }
+
+    /// Tells everybody what is known now.
+    fn told(&mut self, error: Option<Error>) {
+        if error.is_some() {
+            self.trouble = error;
+        } else if !self.lease.in_jeopardy() {
+            self.trouble = None;
+        }
+        self.belief.tell(self.lease.until(), self.trouble.clone());
+    }
+
+    fn tried(
+        &mut self,
+        wants: Vec<Want>,
+        claim: Claim,
+        reply: oneshot::Sender<Taken>,
+        tried: Tried,
+    ) {
+        match tried {
+            Tried::Won { sent, index } => {
+                self.lease.committed(sent, self.clock.now());
+                self.told(None);
+                let hold = self.hold(&wants, index, claim);
+                if hold.check().is_err() || reply.send(Taken::Won(Arc::clone(&hold))).is_err() {
+                    // Nobody is to know of it: too late, or nobody waits any more.
+                    self.release(hold, None);
+                    return;
+                }
+                for place in 0..hold.keys.len() {
+                    let (client, hold) = (self.client.clone(), Arc::clone(&hold));
+                    let clock = self.clock;
+                    self.crew.start(async move {
+                        attempt::watch(client, hold, place, clock).await;
+                        Done::Watched
+                    });
+                }
+            }
+            Tried::Delayed => drop(reply.send(Taken::Delayed(claim))),
+            Tried::Moved => drop(reply.send(Taken::Moved(claim))),
+            Tried::SessionGone => {
+                self.lease.end();
+                self.belief.end(Lost::new(LossCause::SessionGone));
+                reply.send(Taken::SessionGone).ok();
+            }
+            Tried::Refused(err) => drop(reply.send(Taken::Refused(err))),
+            Tried::Unknown => {
+                // Who still waits looks at the keys again, and knows the session's own when it
+                // sees them. For who does not, somebody must.
+                if let Err(Taken::Moved(claim)) = reply.send(Taken::Moved(claim)) {
+                    self.look_later(wants, claim, 0);
+                }
+            }
+        }
+    }
+
+    fn look_later(&mut self, wants: Vec<Want>, claim: Claim, looks: u32) {
+        let place = usize::try_from(looks).unwrap_or(usize::MAX);
+        let Some(pause) = LOOKS.get(place).copied() else {
+            return;
+        };
+        let (client, session) = (self.client.clone(), self.session.clone());
+        self.crew.start(async move {
+            tokio::time::sleep(pause).await;
+            let found = match wants.first() {
+                Some(want) => attempt::own(&client, &session, &want.key).await,
+                None => Ok(None),
+            };
+            let index = found.ok().flatten().map(|pair| pair.modify_index());
+            Done::Looked(wants, claim, looks + 1, index)
+        });
+    }
+
+    /// Notes that these keys are the session's.
+    fn hold(&mut self, wants: &[Want], index: u64, claim: Claim) -> Arc<Hold> {
+        let keys: Vec<Key> = wants.iter().map(|want| want.key.clone()).collect();
+        let contents = wants.iter().map(|want| Content {
+            modify_index: index,
+            value: want.value.clone(),
+            flags: want.flags,
+        });
+        let hold = Arc::new(Hold::new(
+            keys,
+            contents.collect(),
+            self.session.clone(),
+            FencingToken::new(index),
+            Arc::clone(&self.belief),
+        ));
+        self.held.push(Kept {
+            hold: Arc::clone(&hold),
+            leaving: false,
+            _claim: claim,
+        });
+        hold
+    }
+
+    fn publish(&self) {
+        let state = self.belief.state();
+        self.state.send_if_modified(|former| {
+            if former.is_like(&state) {
+                return false;
+            }
+            match &state {
+                LeaseState::Lost(lost) if lost.cause() == LossCause::Released => {}
+                LeaseState::Lost(lost) => {
+                    tracing::warn!(session = %self.session, reason = %lost, "lease lost");
+                }
+                LeaseState::Jeopardy { error, .. } => {
+                    tracing::warn!(session = %self.session, error = %error, "lease in jeopardy");
+                }
+                LeaseState::Idle | LeaseState::Held => {}
+            }
+            *former = state;
+            true
+        });
+    }
+
+    /// Unlocks what is held, then ends the session.
+    ///
+    /// In this order: keys of a session that ends while it holds them are kept from everybody for
+    /// the lock-delay. That is what is wanted where the session was lost without a word of its
+    /// holder's: others are to wait until that one has certainly stopped.
+    async fn goodbye(mut self, mut orders: mpsc::UnboundedReceiver<Order>) -> Result<()> {
+        self.belief.end(Lost::new(LossCause::Released));
+        self.publish();
+        let deadline = Instant::now() + GOODBYE;
+        let cause = self.belief.check().err().map(|lost| lost.cause());
+        let orderly = cause == Some(LossCause::Released);
+        orders.close();
+        while let Ok(order) = orders.try_recv() {
+            match order {
+                // Whoever waits for it learns that the session is gone.
+                Order::Take { .. } => {}
+                Order::Release { hold, reply } => self.release(hold, reply),
+            }
+        }
+        if orderly {
+            self.unlock_all().await;
+        } else if self.plan.terms.expiry_only {
+            // Without a lock-delay to rely on, holders get the time that it takes to stop.
+            tokio::time::sleep(LAST_TRY).await;
+        }
+        self.crew.end().await;
+        if cause == Some(LossCause::SessionGone) && self.plan.check.is_none() {
+            return Ok(());
+        }
+        let ended = session::end(&self.client, &self.session, &self.plan, deadline).await;
+        match &ended {
+            Ok(()) => tracing::debug!(session = %self.session, "session ended"),
+            Err(err) => {
+                tracing::warn!(session = %self.session, error = %err, "session not ended");
+            }
+        }
+        ended
+    }
+
+    /// Gives up all that is held, and what a try that is on its way may still bring.
+    async fn unlock_all(&mut self) {
+        let staying = self.held.iter().filter(|kept| !kept.leaving);
+        let staying: Vec<_> = staying.map(|kept| Arc::clone(&kept.hold)).collect();
+        for hold in staying {
+            self.release(hold, None);
+        }
+        let end = Instant::now() + GOODBYE / 2;
+        let last_try = Instant::now() + LAST_TRY;
+        loop {
+            // Watches and proofs end with the crew; they are not waited for.
+            let by = if self.held.is_empty() { last_try } else { end };
+            match tokio::time::timeout_at(by, self.crew.next()).await {
+                Ok(Some(Done::Tried(wants, claim, reply, Tried::Won { index, .. }))) => {
+                    drop(reply);
+                    let hold = self.hold(&wants, index, claim);
+                    self.release(hold, None);
+                }
+                Ok(Some(done)) => self.done_at_last(done),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn done_at_last(&mut self, done: Done) {
+        match done {
+            done @ Done::Released(..) => self.done(done),
+            Done::Proved(..) | Done::Tried(..) | Done::Looked(..) | Done::Watched => {}
+        }
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        // The task may end with its runtime, at any await.
+        self.belief.end(Lost::new(LossCause::Ended));
+        self.publish();
+    }
+}

@@ -1,0 +1,492 @@
+//! Locks: one holder at a time.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::attempt::{LOCK_FLAGS, Released};
+use super::held::{Content, Held};
+use super::keeper::Order;
+use super::lease::{Lease, Tenure};
+use super::profile::Profile;
+use super::seek::{Goal, Patience, Sought, seek};
+use super::state::{LossCause, Lost};
+use crate::api::kv::Pair;
+use crate::api::txn::{FailureReason, KvOp, Outcome};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ident::{Key, SessionId};
+
+impl Client {
+    /// A lock on a key.
+    ///
+    /// Nothing is sent before [`Lock::acquire`] or one of its neighbours. The key is a lock for the
+    /// reference client and for `consul lock` too: they and lictor exclude each other on it.
+    pub fn lock(&self, key: impl Into<Arc<str>>) -> Lock {
+        Lock {
+            client: self.clone(),
+            keys: vec![Key::new(key)],
+            value: None,
+            lease: Source::Own(Profile::default()),
+            deadline: None,
+        }
+    }
+}
+
+/// A lock to take: which keys, on what lease, and what to write into them.
+///
+/// It can be used any number of times. See the [module](super) for what a holder may rely on.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn example(client: lictor::Client) -> lictor::Result<()> {
+/// let guard = client.lock("jobs/nightly").acquire().await?;
+/// tokio::select! {
+///     () = work() => {}
+///     lost = guard.lost() => println!("stopped: {lost}"),
+/// }
+/// guard.release().await?;
+/// # async fn work() {}
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a lock is not taken before `acquire`"]
+pub struct Lock {
+    client: Client,
+    keys: Vec<Result<Key>>,
+    value: Option<Bytes>,
+    lease: Source,
+    deadline: Option<Duration>,
+}
+
+/// Where the session comes from.
+#[derive(Clone, Debug)]
+enum Source {
+    /// A lease of its own for each guard.
+    Own(Profile),
+    Shared(Lease),
+}
+
+/// Consul's transactions took 64 operations before 1.14, and each key needs two.
+const MOST_KEYS: usize = 32;
+
+/// Consul's default `kv_max_value_size`.
+const MAX_VALUE: usize = 512 * 1024;
+
+impl Lock {
+    /// Takes this key, too: all of them in one transaction, or none.
+    ///
+    /// So two that want the same keys in another order cannot block each other for ever. Range: 32
+    /// keys in all.
+    pub fn and(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.keys.push(Key::new(key));
+        self
+    }
+
+    /// What to write into the keys when they are taken. Default: what stands there.
+    ///
+    /// It stays there after the release.
+    pub fn value(mut self, value: impl Into<Bytes>) -> Self {
+        self.value = Some(value.into());
+        self
+    }
+
+    /// How its lease is kept, if it has one of its own. Default: [`Profile::balanced`].
+    ///
+    /// It takes the place of a [shared one](Self::lease).
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.lease = Source::Own(profile);
+        self
+    }
+
+    /// The lease that it is held by. Default: one of its own for each guard, which ends with it.
+    pub fn lease(mut self, lease: &Lease) -> Self {
+        self.lease = Source::Shared(lease.clone());
+        self
+    }
+
+    /// How long [`acquire`](Self::acquire) waits at most. Default: for ever.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Takes the lock, as soon as nobody else holds it.
+    ///
+    /// It waits by a blocking query, and through outages of Consul. Two tasks that share a lease
+    /// take turns like everybody else.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::Invalid`] for a key, a value or a profile that cannot work.
+    /// - [`ErrorKind::NoRuntime`] outside of a Tokio runtime.
+    /// - [`ErrorKind::PermissionDenied`] for a token that may not write the session or the key.
+    /// - [`ErrorKind::Conflict`] for a key that belongs to a semaphore.
+    /// - [`ErrorKind::Timeout`] when the [`deadline`](Self::deadline) is over; the text says who
+    ///   holds it.
+    /// - Whatever else Consul refuses it with. What may pass is waited out, not told.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, wherever it is, leaves no lock taken and no session alive: what was on
+    /// its way is given up in the background.
+    pub async fn acquire(&self) -> Result<LockGuard> {
+        let seeking = self.seek(Patience::Wait);
+        let sought = match self.deadline {
+            None => seeking.await?,
+            Some(deadline) => match tokio::time::timeout(deadline, seeking).await {
+                Ok(sought) => sought?,
+                Err(_) => return Err(self.too_late(deadline).await),
+            },
+        };
+        match sought {
+            Attempt::Acquired(guard) => Ok(guard),
+            // Only who does not wait is told of others.
+            Attempt::Held(_) | Attempt::Delayed { .. } => Err(Error::new(ErrorKind::Conflict)),
+        }
+    }
+
+    /// Takes the lock if nobody holds it now, without waiting for anybody.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire), and what Consul cannot answer at this moment, too.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn try_acquire(&self) -> Result<Attempt> {
+        self.seek(Patience::Try).await
+    }
+
+    /// What the lock's lease is, and what is to be held by it.
+    pub(super) fn prepared(&self) -> Result<(Lease, Goal)> {
+        let keys = self.keys.iter().cloned().collect::<Result<Vec<Key>>>()?;
+        let mut sorted: Vec<&Key> = keys.iter().collect();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair.first() == pair.last()) {
+            let twice = pair.first().map(|key| key.as_str()).unwrap_or_default();
+            return Err(Error::invalid(format!(
+                "lock: names the key {twice:?} twice"
+            )));
+        }
+        if keys.len() > MOST_KEYS {
+            return Err(Error::invalid(format!(
+                "lock of {} keys: one transaction takes at most {MOST_KEYS}",
+                keys.len()
+            )));
+        }
+        if let Some(value) = &self.value
+            && value.len() > MAX_VALUE
+        {
+            return Err(Error::invalid(format!(
+                "lock value of {} bytes: Consul takes at most {MAX_VALUE}",
+                value.len()
+            )));
+        }
+        let lease = match &self.lease {
+            Source::Shared(lease) => lease.clone(),
+            Source::Own(profile) => {
+                let lease = self.client.lease().profile(profile.clone());
+                match keys.first() {
+                    Some(key) => lease.name(key.as_str()),
+                    None => lease,
+                }
+                .build()?
+            }
+        };
+        let goal = Goal {
+            keys,
+            value: self.value.clone(),
+            flags: LOCK_FLAGS,
+            foreign: super::SEMAPHORE_FLAGS,
+        };
+        Ok((lease, goal))
+    }
+
+    async fn seek(&self, patience: Patience) -> Result<Attempt> {
+        let (lease, goal) = self.prepared()?;
+        let sought = match seek(&lease, &goal, patience).await {
+            Ok(sought) => sought,
+            Err(err) => return Err(err.at(&format!("lock {}", named(&goal.keys)))),
+        };
+        match sought {
+            Sought::Won(hold, tenure) => Ok(Attempt::Acquired(LockGuard {
+                held: Held::new(hold),
+                tenure,
+                lease,
+                owned: matches!(self.lease, Source::Own(_)),
+                released: false,
+            })),
+            other => {
+                if matches!(self.lease, Source::Own(_)) {
+                    lease.close().await.ok();
+                }
+                Ok(match other {
+                    Sought::Held(pair) => Attempt::Held(Holder::of(&pair)),
+                    Sought::Delayed(left) => Attempt::Delayed { left },
+                    Sought::Won(..) | Sought::Ours => Attempt::Held(Holder {
+                        key: goal.keys.first().cloned(),
+                        session: None,
+                        value: Bytes::new(),
+                    }),
+                })
+            }
+        }
+    }
+
+    async fn too_late(&self, deadline: Duration) -> Error {
+        let err = Error::new(ErrorKind::Timeout);
+        let keys: Vec<&Key> = self
+            .keys
+            .iter()
+            .filter_map(|key| key.as_ref().ok())
+            .collect();
+        let mut holders = String::new();
+        for key in keys {
+            let read = self.client.kv().get(key.as_str()).stale();
+            let pair = read.timeout(Duration::from_secs(1)).await;
+            let pair = pair.ok().and_then(|pair| pair.into_value());
+            if let Some(session) = pair.as_ref().and_then(Pair::session) {
+                holders = format!("; session {session} holds {key}");
+                break;
+            }
+        }
+        err.context(format!("lock not taken within {deadline:?}{holders}"))
+    }
+}
+
+fn named(keys: &[Key]) -> String {
+    keys.iter().map(Key::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// What a try to take a lock came to.
+#[derive(Debug)]
+#[must_use = "the lock may have been taken"]
+#[expect(clippy::exhaustive_enums, reason = "there is no fourth way")]
+pub enum Attempt {
+    /// It was taken.
+    Acquired(LockGuard),
+    /// Somebody else holds it.
+    Held(Holder),
+    /// Nobody holds it, but a lock-delay runs: its last holder ended without a release.
+    Delayed {
+        /// How much longer, if that is known.
+        left: Option<Duration>,
+    },
+}
+
+impl Attempt {
+    /// The guard, if it was taken.
+    #[must_use]
+    pub fn acquired(self) -> Option<LockGuard> {
+        match self {
+            Self::Acquired(guard) => Some(guard),
+            Self::Held(_) | Self::Delayed { .. } => None,
+        }
+    }
+}
+
+/// Who holds a lock.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Holder {
+    key: Option<Key>,
+    session: Option<SessionId>,
+    value: Bytes,
+}
+
+impl Holder {
+    pub(super) fn of(pair: &Pair) -> Self {
+        Self {
+            key: Some(pair.key().clone()),
+            session: pair.session().cloned(),
+            value: pair.value_bytes(),
+        }
+    }
+
+    /// The key that is held.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    /// The session that holds it; `None` if it is another task of this process, by the same lease,
+    /// that holds it or is about to.
+    #[must_use]
+    pub fn session(&self) -> Option<&SessionId> {
+        self.session.as_ref()
+    }
+
+    /// What the holder has written into the key.
+    #[must_use]
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+}
+
+/// A lock that is held.
+///
+/// It dereferences to [`Held`], which says whether it still is. It is not `Clone`: one guard, one
+/// holder; share it by reference or in an `Arc`.
+///
+/// # Drop
+///
+/// Dropping it, anywhere, stops the belief at once, and unlocks in the background as long as the
+/// runtime lives. [`release`](Self::release) waits for it. What neither reaches is unlocked by
+/// Consul when the session's TTL is over.
+#[must_use = "dropping a guard releases the lock"]
+pub struct LockGuard {
+    held: Held,
+    tenure: Arc<Tenure>,
+    lease: Lease,
+    owned: bool,
+    released: bool,
+}
+
+impl LockGuard {
+    /// Unlocks, and ends the session if it is the lock's own.
+    ///
+    /// Whoever waits for the lock can hold it as soon as the unlock has arrived: there is no
+    /// lock-delay after a release. What stands in the key stays there.
+    ///
+    /// # Errors
+    ///
+    /// When Consul could not be told within 10 s. Nothing is believed any more in any case, and
+    /// the session ends by its TTL, if it was the lock's own.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the release goes on in the background even if the future is dropped.
+    pub async fn release(mut self) -> Result<Released> {
+        let outcome = self.give_up();
+        let released = match outcome.await {
+            Ok(released) => released,
+            Err(_) => match self.held.hold.check() {
+                Err(lost) if lost.cause() != LossCause::Ended => Ok(Released::WasLost),
+                _ => Err(Error::new(ErrorKind::Closed)
+                    .context("the task that keeps the lease has ended")),
+            },
+        };
+        if self.owned {
+            // The lock is free by now: who waits for it does not wait for this.
+            let ended = self.lease.close().await;
+            if released.is_ok() {
+                ended?;
+            }
+        }
+        released
+    }
+
+    /// Writes a new value into the key, the first if there are several, and goes on holding it.
+    ///
+    /// Neither the [token](Held::token) nor the lock changes by it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Conflict`] if it is not held any more, with [`Lost`] as the source, and what
+    /// Consul answers instead.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the value may be written even if the future is dropped.
+    pub async fn set_value(&self, value: impl Into<Bytes>) -> Result<()> {
+        set_value(self.lease.client(), &self.held, value.into()).await
+    }
+
+    /// The lease it is held by.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Stops believing, and has the keeper unlock.
+    fn give_up(&mut self) -> oneshot::Receiver<Result<Released>> {
+        let (reply, outcome) = oneshot::channel();
+        if !std::mem::replace(&mut self.released, true) {
+            self.held.hold.end(Lost::new(LossCause::Released));
+            self.tenure.order(Order::Release {
+                hold: Arc::clone(&self.held.hold),
+                reply: Some(reply),
+            });
+        }
+        outcome
+    }
+}
+
+/// Writes a value without disturbing the lock: a plain write would set its index back.
+pub(super) async fn set_value(client: &Client, held: &Held, value: Bytes) -> Result<()> {
+    let hold = &held.hold;
+    let lost = |lost: Lost| {
+        Error::new(ErrorKind::Conflict)
+            .context("value not written")
+            .caused_by(lost)
+    };
+    hold.check().map_err(lost)?;
+    let (Some(key), Some(flags)) = (
+        hold.keys.first(),
+        hold.contents().first().map(|content| content.flags),
+    ) else {
+        return Ok(());
+    };
+    let txn = client
+        .txn()
+        .kv(KvOp::check_session(key.as_str(), &hold.session))
+        .kv(KvOp::lock(key.as_str(), &hold.session, value.clone()).flags(flags));
+    match txn.await? {
+        Outcome::Committed(results) => {
+            if let Some(entry) = results.kv(1) {
+                let content = Content {
+                    modify_index: entry.modify_index(),
+                    value,
+                    flags,
+                };
+                hold.saw(0, content);
+            }
+            Ok(())
+        }
+        Outcome::RolledBack(failures) => {
+            let taken = failures.iter().any(|failure| {
+                matches!(
+                    failure.reason(),
+                    FailureReason::OtherSession { .. }
+                        | FailureReason::UnknownSession
+                        | FailureReason::LockHeld
+                        | FailureReason::Missing
+                )
+            });
+            if taken {
+                hold.end(Lost::new(LossCause::KeyGone));
+                return Err(lost(Lost::new(LossCause::KeyGone)));
+            }
+            Outcome::RolledBack(failures).into_result().map(|_| ())
+        }
+    }
+}
+
+impl Deref for LockGuard {
+    type Target = Held;
+
+    fn deref(&self) -> &Held {
+        &self.held
+    }
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        drop(self.give_up());
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard")
+            .field("held", &self.held)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,79 @@
+//! Locks that are provably held by one, and are handed over fast.
+//!
+//! A [`Lease`] is a session at Consul that is kept alive. By it, a [`Lock`] takes keys, and its
+//! [`LockGuard`] says for how long it may believe that it holds them.
+//!
+//! ```no_run
+//! # async fn example(client: lictor::Client) -> lictor::Result<()> {
+//! let guard = client.lock("jobs/nightly").acquire().await?;
+//! tokio::select! {
+//!     () = work() => {}
+//!     lost = guard.lost() => println!("stopped: {lost}"),
+//! }
+//! guard.release().await?;
+//! # async fn work() {}
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is guaranteed
+//!
+//! **No two believe at the same moment.** While [`Held::check`] says `Ok`, nobody else's does for
+//! the same key. A holder stops believing by its own clock, without asking anybody, before Consul
+//! lets anybody else in:
+//!
+//! - Every proof that the session lives counts from the moment at which it was *sent*: an answer
+//!   that took nine seconds proves nothing about the last nine.
+//! - The belief ends, two per cent and a tenth of a second early, when the first of these is over:
+//!   the TTL since the last renewal, and the lock-delay since the last time that a leader, having
+//!   asked the other servers, still had the session. The first covers a session that ends by time:
+//!   Consul waits for at least the TTL. The second covers one that ends early, because its agent
+//!   left or an operator destroyed it: then nobody gets the key for the lock-delay.
+//! - Once ended, a belief never comes back, whatever answers arrive late.
+//! - A key is taken only as it was seen free: a try that is on its way while a session ends cannot
+//!   slip past the lock-delay.
+//! - On release, the holder stops believing first, and unlocks then.
+//!
+//! **What that rests on.** Clocks of the machines involved differ by less than one per cent in
+//! speed; they need not show the same time. Time during which the machine was suspended counts
+//! (on Linux). Nobody takes the key away by other means: an operator who deletes
+//! it or releases it lets the next one in at once, without a lock-delay; the holder is told within
+//! milliseconds, if Consul can be reached. The servers keep the lock-delay: one that is elected
+//! after a snapshot was restored does not know it.
+//!
+//! **What no client can prevent.** A process that is stopped between its last look at the clock
+//! and its write writes late. For that there is the [`FencingToken`], which grows with each holder:
+//! hand it to what is written to, and let that refuse a smaller one ([`FenceGate`]).
+//!
+//! # What it costs, and how fast it is
+//!
+//! See [`Profile`]. A clean release is handed over as fast as Consul commits; after a crash,
+//! others wait as long as the profile says.
+
+mod clock;
+mod state;
+mod fence;
+mod profile;
+mod belief;
+mod held;
+mod claims;
+mod attempt;
+mod session;
+mod keeper;
+mod lease;
+mod seek;
+mod lock;
+
+pub use attempt::Released;
+pub use fence::{FenceGate, FencingToken, StaleToken};
+pub use held::Held;
+pub use lease::{Lease, NewLease};
+pub use lock::{Attempt, Holder, Lock, LockGuard};
+pub use profile::Profile;
+pub use state::{LeaseState, LossCause, Lost, States};
+
+/// The flags that the reference client marks the keys of a semaphore with.
+const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
+
+#[cfg(test)]
+mod simulation;

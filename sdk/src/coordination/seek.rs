@@ -1,0 +1,331 @@
+//! The way to a lock: look, wait, try, and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::attempt::Want;
+use super::claims::Claim;
+use super::held::Hold;
+use super::keeper::{Order, Taken};
+use super::lease::{Lease, Tenure};
+use crate::api::kv::Pair;
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ident::{Key, SessionId};
+use crate::proto::backoff::Backoff;
+use crate::proto::contest::Contest;
+
+/// What is to be held.
+#[derive(Clone, Debug)]
+pub(super) struct Goal {
+    pub(super) keys: Vec<Key>,
+    /// What to write into the keys; what stands there where absent.
+    pub(super) value: Option<Bytes>,
+    pub(super) flags: u64,
+    /// Flags of keys that are something else.
+    pub(super) foreign: u64,
+}
+
+/// Whether to wait for those who hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Patience {
+    Wait,
+    Try,
+}
+
+/// What was found.
+pub(super) enum Sought {
+    Won(Arc<Hold>, Arc<Tenure>),
+    Held(Pair),
+    /// A lock-delay runs, for this much longer if that is known.
+    Delayed(Option<Duration>),
+    /// Another task of this process holds it, or tries to, by the same lease.
+    Ours,
+}
+
+/// The longest wait of one query, of which a fifth is drawn.
+const WAIT: Duration = Duration::from_secs(300);
+
+/// The pause after an answer that told nothing.
+const UNCHANGED: Duration = Duration::from_millis(100);
+
+/// A key as it was last seen.
+#[derive(Debug)]
+struct View {
+    index: u64,
+    pair: Option<Pair>,
+}
+
+impl View {
+    fn holder(&self) -> Option<&SessionId> {
+        self.pair.as_ref().and_then(Pair::session)
+    }
+}
+
+/// One seeker: what it knows of its keys and of the contest for them.
+struct Seeker<'a> {
+    client: &'a Client,
+    goal: &'a Goal,
+    patience: Patience,
+    contest: Contest,
+    /// The session that was last seen to hold, and its lock-delay if it could be read.
+    former: Option<(SessionId, Option<Duration>)>,
+    pause: Backoff,
+}
+
+/// Takes all keys of the goal, or says why not.
+///
+/// Cancel safe: what a try takes that nobody waits for any more, the keeper gives up.
+pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Result<Sought> {
+    let mut seeker = Seeker {
+        client: lease.client(),
+        goal,
+        patience,
+        contest: Contest::default(),
+        former: None,
+        pause: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+    };
+    loop {
+        let tenure = match lease.tenure().await {
+            Ok(tenure) => tenure,
+            Err(err) => {
+                seeker.bear(err).await?;
+                continue;
+            }
+        };
+        let claim = match patience {
+            Patience::Try => match tenure.claims.try_claim(&goal.keys) {
+                Some(claim) => claim,
+                None => return Ok(Sought::Ours),
+            },
+            Patience::Wait => tokio::select! {
+                biased;
+                _ = tenure.belief.lost() => continue,
+                claim = tenure.claims.claim(&goal.keys) => claim,
+            },
+        };
+        tokio::select! {
+            biased;
+            found = seeker.by(&tenure, claim) => if let Some(found) = found? {
+                return Ok(found);
+            },
+            _ = tenure.belief.lost() => {}
+        }
+    }
+}
+
+impl Seeker<'_> {
+    /// Seeks by one session; `None` if it is gone.
+    async fn by(&mut self, tenure: &Arc<Tenure>, mut claim: Claim) -> Result<Option<Sought>> {
+        let mut views = Vec::new();
+        loop {
+            if views.is_empty() {
+                views = match self.look().await {
+                    Ok(views) => views,
+                    Err(err) => {
+                        self.bear(err).await?;
+                        continue;
+                    }
+                };
+            }
+            let of_others = |view: &View| {
+                let holder = view.holder();
+                holder.is_some_and(|holder| *holder != tenure.session)
+            };
+            if let Some(place) = views.iter().position(of_others) {
+                if self.patience == Patience::Try {
+                    let pair = views.swap_remove(place).pair;
+                    return Ok(pair.map(Sought::Held));
+                }
+                self.wait_for(&mut views, place).await?;
+                continue;
+            }
+            let now = Instant::now();
+            let at = self.contest.free(now, rand::random());
+            if at > now && self.patience == Patience::Wait && self.overtaken(&mut views, at).await {
+                continue;
+            }
+            let (reply, taken) = oneshot::channel();
+            let order = Order::Take {
+                wants: self.wants(&views),
+                claim,
+                reply,
+            };
+            if !tenure.order(order) {
+                return Ok(None);
+            }
+            match taken.await {
+                Ok(Taken::Won(hold)) => {
+                    return Ok(Some(Sought::Won(hold, Arc::clone(tenure))));
+                }
+                Ok(Taken::Delayed(back)) => {
+                    claim = back;
+                    let now = Instant::now();
+                    let at = self.contest.delayed(now, rand::random());
+                    if self.patience == Patience::Try {
+                        let over = self.contest.delay_over();
+                        let left = over.map(|over| over.saturating_duration_since(now));
+                        return Ok(Some(Sought::Delayed(left)));
+                    }
+                    self.overtaken(&mut views, at).await;
+                }
+                Ok(Taken::Moved(back)) => {
+                    claim = back;
+                    self.contest.lost_race();
+                    views.clear();
+                }
+                Ok(Taken::Refused(err)) => {
+                    self.bear(err).await?;
+                    // The claim went with the try.
+                    return Ok(None);
+                }
+                Ok(Taken::SessionGone) | Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits after a failure that may pass; any other is final, and all are where nobody waits.
+    async fn bear(&mut self, err: Error) -> Result<()> {
+        if self.patience == Patience::Try || !err.is_transient() {
+            return Err(err);
+        }
+        tracing::debug!(keys = ?self.goal.keys, error = %err, "lock: waiting for Consul");
+        tokio::time::sleep(self.pause.next(rand::random())).await;
+        Ok(())
+    }
+
+    async fn look(&mut self) -> Result<Vec<View>> {
+        let mut views = Vec::with_capacity(self.goal.keys.len());
+        for key in &self.goal.keys {
+            let (pair, meta) = self.client.kv().get(key.as_str()).await?.into_parts();
+            let view = View {
+                index: meta.index().unwrap_or(0),
+                pair,
+            };
+            self.check_kind(&view)?;
+            views.push(view);
+        }
+        self.pause.reset();
+        Ok(views)
+    }
+
+    /// A key of a semaphore is no lock.
+    fn check_kind(&self, view: &View) -> Result<()> {
+        match &view.pair {
+            Some(pair) if pair.flags() == self.goal.foreign => Err(Error::new(ErrorKind::Conflict)
+                .context(format!(
+                    "lock {}: the key belongs to a semaphore, by its flags: take another key",
+                    pair.key()
+                ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until a key that others hold has changed.
+    async fn wait_for(&mut self, views: &mut [View], place: usize) -> Result<()> {
+        let Some(view) = views.get_mut(place) else {
+            return Ok(());
+        };
+        if let Some(holder) = view.holder()
+            && self
+                .former
+                .as_ref()
+                .is_none_or(|(known, _)| known != holder)
+        {
+            // Once it has ended, nobody can tell its lock-delay any more.
+            let holder = holder.clone();
+            let session = self.client.session().info(&holder).stale().await;
+            let session = session.ok().and_then(|session| session.into_value());
+            self.former = Some((holder, session.map(|session| session.lock_delay())));
+        }
+        match self.change(view, place).await {
+            Ok(changed) => {
+                let same = changed.index == view.index;
+                *view = changed;
+                if same {
+                    // The time is over, or an answer came early: not as fast as it may come again.
+                    tokio::time::sleep(UNCHANGED).await;
+                }
+            }
+            Err(err) => self.bear(err).await?,
+        }
+        self.check_kind(view)?;
+        if view.holder().is_none() {
+            let delay = self.former.as_ref().and_then(|(_, delay)| *delay);
+            self.contest.freed(Instant::now(), delay);
+        }
+        Ok(())
+    }
+
+    /// Waits until `at`, unless a key changes before: then it is looked at again.
+    async fn overtaken(&self, views: &mut Vec<View>, at: Instant) -> bool {
+        let changed = match views.first() {
+            Some(view) => {
+                tokio::select! {
+                    biased;
+                    () = tokio::time::sleep_until(at) => None,
+                    changed = self.change(view, 0) => Some(changed),
+                }
+            }
+            None => None,
+        };
+        match changed {
+            None => false,
+            Some(Ok(view)) => {
+                let same = views.first().is_some_and(|known| {
+                    let of = |view: &View| view.pair.as_ref().map(Pair::modify_index);
+                    of(known) == of(&view)
+                });
+                if same {
+                    // Nothing happened, or the server went back: the rest of the time is waited.
+                    tokio::time::sleep_until(at).await;
+                    return false;
+                }
+                views.clear();
+                true
+            }
+            // Consul out of reach: the try will tell.
+            Some(Err(_)) => {
+                tokio::time::sleep_until(at).await;
+                false
+            }
+        }
+    }
+
+    /// One blocking query.
+    async fn change(&self, view: &View, place: usize) -> Result<View> {
+        let key = self
+            .goal
+            .keys
+            .get(place)
+            .map(Key::as_str)
+            .unwrap_or_default();
+        let wait = WAIT.mul_f64(0.8 + 0.2 * rand::random::<f64>());
+        let read = self.client.kv().get(key);
+        let answer = read.wait_for_change(view.index.max(1), wait).await?;
+        let (pair, meta) = answer.into_parts();
+        let told = meta.index().unwrap_or(0);
+        // An index that goes back is no index to wait from.
+        let index = if told < view.index { 0 } else { told };
+        Ok(View { index, pair })
+    }
+
+    fn wants(&self, views: &[View]) -> Vec<Want> {
+        let both = self.goal.keys.iter().zip(views);
+        let want = both.map(|(key, view)| Want {
+            key: key.clone(),
+            modify_index: view.pair.as_ref().map_or(0, Pair::modify_index),
+            value: match (&self.goal.value, &view.pair) {
+                (Some(value), _) => value.clone(),
+                (None, Some(pair)) => pair.value_bytes(),
+                (None, None) => Bytes::new(),
+            },
+            flags: self.goal.flags,
+        });
+        want.collect()
+    }
+}
