@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Call;
 use super::fields;
 use super::query::{Consistency, Options, go_bool};
-use super::read::{Kind, Narrow, Read, What};
+use super::read::{Headers, Kind, Narrow, Read, What};
 use super::reply::{self, Refusal, Reply};
 use super::routes::Endpoint;
 use crate::embedded::state::{Leader, State};
@@ -76,7 +76,7 @@ impl Call {
             narrow: self.narrow(endpoint)?,
             filter: None,
             layout: options.layout,
-            is_kv: false,
+            headers: Headers::Catalog,
             cacheable,
             what,
         };
@@ -117,7 +117,7 @@ impl Call {
             narrow: Narrow::default(),
             filter: None,
             layout: options.layout,
-            is_kv: true,
+            headers: Headers::Kv,
             cacheable: false,
             what,
         };
@@ -156,7 +156,7 @@ impl Call {
     }
 
     /// Holds a read until there is something newer than the caller knows, or its time is up.
-    async fn read(&self, read: &Read, options: &Options) -> Result<Reply, Refusal> {
+    pub(super) async fn read(&self, read: &Read, options: &Options) -> Result<Reply, Refusal> {
         let failed = |refusal: Refusal| read.failed(refusal);
         self.check_datacenter(&options.datacenter).map_err(failed)?;
         let asked_leader = options.consistency != Consistency::Stale;
@@ -265,7 +265,7 @@ impl Read {
         };
         reply::set(&mut reply, "x-consul-knownleader", known);
         reply::set(&mut reply, "x-consul-lastcontact", &contact.to_string());
-        if !self.is_kv {
+        if self.headers == Headers::Catalog {
             reply::set(
                 &mut reply,
                 "x-consul-effective-consistency",
@@ -285,13 +285,20 @@ impl Read {
         reply
     }
 
-    /// Consul writes the index headers of catalog and health answers even when it fails.
-    fn failed(&self, mut refusal: Refusal) -> Refusal {
-        if !self.is_kv {
-            reply::set(&mut refusal.0, "x-consul-index", "1");
-            reply::set(&mut refusal.0, "x-consul-knownleader", "false");
-            reply::set(&mut refusal.0, "x-consul-lastcontact", "0");
+    /// Consul writes the index headers of all but KV answers even when it fails.
+    fn failed(&self, refusal: Refusal) -> Refusal {
+        if self.headers == Headers::Kv {
+            refusal
+        } else {
+            with_first_index(refusal)
         }
-        refusal
     }
+}
+
+/// The headers of an answer that no server had a part in.
+pub(super) fn with_first_index(mut refusal: Refusal) -> Refusal {
+    reply::set(&mut refusal.0, "x-consul-index", "1");
+    reply::set(&mut refusal.0, "x-consul-knownleader", "false");
+    reply::set(&mut refusal.0, "x-consul-lastcontact", "0");
+    refusal
 }

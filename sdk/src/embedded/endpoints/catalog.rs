@@ -44,13 +44,20 @@ impl Call {
         }
         let mut written = Ok(());
         if let Some(service) = registration.service {
-            written = catalog.ensure_service(index, &name, service);
+            written = catalog
+                .ensure_service(index, &name, service)
+                .map_err(|refused| format!("failed inserting service: {refused}"));
         }
         for check in registration.checks {
-            written = written.and_then(|()| catalog.ensure_check(index, check));
+            let node = check.node.clone();
+            written = written.and_then(|()| {
+                state.write_check(index, check, now).map_err(|refused| {
+                    format!("failed inserting check: {refused} on node {node:?}")
+                })
+            });
         }
         state.plan_sync(now);
-        written.map_err(|refused| Refusal::internal(refused.0))?;
+        written.map_err(Refusal::internal)?;
         Ok(reply::json(&true, self.layout()))
     }
 
@@ -72,13 +79,12 @@ impl Call {
         let mut locked = self.core.lock();
         let state = &mut locked.state;
         let index = state.next_index();
-        let catalog = &mut state.replica.catalog;
         if !service.is_empty() {
-            catalog.delete_service(index, &node, &service);
+            state.delete_service(index, &node, &service, now);
         } else if !check.is_empty() {
-            catalog.delete_check(index, &node, &check);
+            state.delete_check(index, &node, &check, now);
         } else {
-            catalog.delete_node(index, &node);
+            state.delete_node(index, &node, now);
         }
         state.plan_sync(now);
         Ok(reply::json(&true, self.layout()))

@@ -34,12 +34,16 @@ impl GoTime {
         self.0 == 0
     }
 
+    pub(super) fn nanos(self) -> i64 {
+        self.0
+    }
+
     /// The time if it is above zero, else zero.
     pub(super) fn positive(self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
     }
 
-    fn parse(text: &str) -> Result<Self, duration::Invalid> {
+    pub(super) fn parse(text: &str) -> Result<Self, duration::Invalid> {
         match duration::parse(text) {
             Err(duration::Invalid::Negative(_)) => {
                 let below = duration::parse(text.trim_start_matches('-'))?;
@@ -48,6 +52,28 @@ impl GoTime {
             parsed => parsed.map(|above| Self(nanos(above))),
         }
     }
+}
+
+/// A member that need not be there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Given<T> {
+    Absent,
+    Null,
+    Value(T),
+}
+
+/// The first value of a body.
+pub(super) fn value(body: &[u8]) -> Decoded<Value> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    Value::deserialize(&mut deserializer).map_err(|error| {
+        Undecodable(if !error.is_eof() {
+            syntax_error(body, &error)
+        } else if body.iter().all(u8::is_ascii_whitespace) {
+            "EOF".to_owned()
+        } else {
+            "unexpected EOF".to_owned()
+        })
+    })
 }
 
 fn nanos(duration: Duration) -> i64 {
@@ -62,28 +88,20 @@ impl Fields {
 
     /// As [`parse`](Self::parse), for a Go type whose name some errors tell.
     pub(super) fn parse_as(of: &'static str, body: &[u8]) -> Decoded<Self> {
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
-        match Value::deserialize(&mut deserializer) {
-            Ok(value) => {
-                let go_type = if of.is_empty() {
-                    "struct".to_owned()
-                } else {
-                    format!("agent.{of}")
-                };
-                Ok(Self {
-                    of,
-                    ..Self::of(value, "Go value", &go_type)?
-                })
-            }
-            Err(error) if error.is_eof() => {
-                Err(Undecodable(if body.iter().all(u8::is_ascii_whitespace) {
-                    "EOF".to_owned()
-                } else {
-                    "unexpected EOF".to_owned()
-                }))
-            }
-            Err(error) => Err(Undecodable(syntax_error(body, &error))),
-        }
+        let go_type = if of.is_empty() {
+            "struct".to_owned()
+        } else {
+            format!("agent.{of}")
+        };
+        Ok(Self {
+            of,
+            ..Self::of(value(body)?, "Go value", &go_type)?
+        })
+    }
+
+    /// As [`parse`](Self::parse), for a Go type without a name.
+    pub(super) fn parse_unnamed(go_type: &str, body: &[u8]) -> Decoded<Self> {
+        Self::of(value(body)?, "Go value", go_type)
     }
 
     fn of(value: Value, what: &str, go_type: &str) -> Decoded<Self> {
@@ -115,9 +133,13 @@ impl Fields {
     }
 
     pub(super) fn string(&mut self, names: &[&str]) -> Decoded<String> {
+        self.optional_string(names).map(Option::unwrap_or_default)
+    }
+
+    pub(super) fn optional_string(&mut self, names: &[&str]) -> Decoded<Option<String>> {
         match self.take(names) {
-            None => Ok(String::new()),
-            Some(Value::String(text)) => Ok(text),
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => Err(self.mismatch(&other, names, "string")),
         }
     }
@@ -137,6 +159,27 @@ impl Fields {
                 .as_i64()
                 .ok_or_else(|| self.mismatch(&value, names, "int")),
         }
+    }
+
+    /// A list of which Consul tells apart whether it is absent, `null` or empty.
+    pub(super) fn list(&mut self, names: &[&str]) -> Decoded<Given<Vec<String>>> {
+        let is_null = |(key, value): (&String, &Value)| {
+            value.is_null() && names.iter().any(|name| key.eq_ignore_ascii_case(name))
+        };
+        if self.left.iter().any(is_null) {
+            self.take(names);
+            return Ok(Given::Null);
+        }
+        if !self.has(names) {
+            return Ok(Given::Absent);
+        }
+        self.strings(names).map(Given::Value)
+    }
+
+    pub(super) fn has(&self, names: &[&str]) -> bool {
+        self.left
+            .keys()
+            .any(|key| names.iter().any(|name| key.eq_ignore_ascii_case(name)))
     }
 
     pub(super) fn strings(&mut self, names: &[&str]) -> Decoded<Vec<String>> {
@@ -212,7 +255,7 @@ impl Fields {
         field(self.of, names)
     }
 
-    fn mismatch(&self, value: &Value, names: &[&str], go_type: &str) -> Undecodable {
+    pub(super) fn mismatch(&self, value: &Value, names: &[&str], go_type: &str) -> Undecodable {
         mismatch(value, &self.field(names), go_type)
     }
 

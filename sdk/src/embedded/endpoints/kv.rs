@@ -1,12 +1,13 @@
 //! Writes of the key-value store.
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode};
 
 use super::Call;
 use super::query::Options;
 use super::reply::{self, Refusal, Reply};
+use crate::embedded::state::locks::LockRefused;
+use crate::embedded::state::session::Named;
 
 /// `kv_max_value_size`, 512 KiB.
 const MAX_VALUE: u64 = 512 * 1024;
@@ -28,14 +29,8 @@ impl Call {
         self.one_of(&["acquire", "cas", "release"])?;
         let flags = self.number("flags")?.unwrap_or(0);
         let cas = self.number("cas")?;
-        if self.params.has("acquire") || self.params.has("release") {
-            return Err(self.unserved("?acquire= or ?release=, because it has no sessions"));
-        }
         // A body of unknown length is not measured before it is stored.
-        let announced = self.headers.get(CONTENT_LENGTH);
-        let length = announced
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .unwrap_or(self.body.len() as u64);
+        let length = self.announced_length().unwrap_or(0);
         if length > MAX_VALUE {
             return Err(Refusal::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -48,14 +43,28 @@ impl Call {
         self.check_datacenter(self.params.value("dc"))?;
         self.await_leader().await?;
         let value = Bytes::clone(&self.body);
+        let key = &self.rest;
         let mut locked = self.core.lock();
-        let index = locked.state.next_index();
-        let kv = &mut locked.state.replica.kv;
-        let done = match cas {
-            Some(cas) => kv.cas(index, &self.rest, cas, flags, value),
-            None => {
-                kv.put(index, &self.rest, flags, value);
-                true
+        let state = &mut locked.state;
+        let done = if let Some(session) = self.params.first("acquire") {
+            let session = Named::parse(session);
+            match state.acquire(key, &session, flags, value, Self::now()) {
+                Ok(()) => true,
+                Err(LockRefused::Held | LockRefused::Delayed) => false,
+                Err(refused) => return Err(Refusal::internal(refused.to_string())),
+            }
+        } else if let Some(session) = self.params.first("release") {
+            state
+                .release(key, &Named::parse(session), flags, value)
+                .map_err(|refused| Refusal::internal(refused.to_string()))?
+        } else {
+            let index = state.next_index();
+            match cas {
+                Some(cas) => state.replica.kv.cas(index, key, cas, flags, value),
+                None => {
+                    state.replica.kv.put(index, key, flags, value);
+                    true
+                }
             }
         };
         Ok(reply::json(&done, self.layout()))
@@ -90,14 +99,11 @@ impl Call {
         Ok(reply::json(&done, self.layout()))
     }
 
-    /// At most one of these parameters may be there; they are in alphabetical order.
+    /// At most one of these parameters may be there.
     fn one_of(&self, names: &[&str]) -> Result<(), Refusal> {
-        let set: Vec<String> = names
-            .iter()
-            .filter_map(|name| Some(format!("{name}={}", self.params.first(name)?)))
-            .collect();
-        if set.len() > 1 {
-            let text = format!("Conflicting flags: {}", set.join("&"));
+        let set = names.iter().filter(|name| self.params.has(name));
+        if set.count() > 1 {
+            let text = format!("Conflicting flags: {}", self.params.encode());
             return Err(Refusal::bad_request(text));
         }
         Ok(())

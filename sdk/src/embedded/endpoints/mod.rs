@@ -12,6 +12,7 @@ mod query;
 mod read;
 mod reply;
 mod routes;
+mod session;
 mod views;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio::time::Instant;
@@ -164,12 +166,28 @@ impl Call {
             Endpoint::StatusLeader => self.status_leader(),
             Endpoint::StatusPeers => self.status_peers(),
             Endpoint::Kv => self.kv().await,
+            Endpoint::SessionCreate => self.session_create().await,
+            Endpoint::SessionDestroy => self.session_destroy().await,
+            Endpoint::SessionRenew => self.session_renew().await,
+            Endpoint::SessionInfo => self.session_info().await,
+            Endpoint::SessionNode => self.session_node().await,
+            Endpoint::SessionList => self.session_list().await,
             read => self.server_read(read).await,
         }
     }
 
     fn layout(&self) -> Layout {
         layout(&self.params)
+    }
+
+    /// The length of the body, unless it came in pieces without telling.
+    fn announced_length(&self) -> Option<u64> {
+        if let Some(told) = self.headers.get(CONTENT_LENGTH) {
+            return told.to_str().ok()?.parse().ok();
+        }
+        // Who asks without a socket need not tell what can be counted.
+        let in_pieces = self.headers.contains_key(TRANSFER_ENCODING);
+        (!in_pieces).then_some(self.body.len() as u64)
     }
 
     fn now() -> Instant {

@@ -4,10 +4,17 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, CACHE_CONTROL};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::reply::{Layout, Refusal};
 use crate::proto::duration;
+
+/// What Go's `url.QueryEscape` escapes.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// Decoded parameters in the order in which they came.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +43,22 @@ impl Params {
     /// The first value of a parameter; empty when it is not there, as Go's `Values.Get`.
     pub(super) fn value(&self, name: &str) -> &str {
         self.first(name).unwrap_or_default()
+    }
+
+    /// All of them, by name, as Go's `Values.Encode` writes them.
+    pub(super) fn encode(&self) -> String {
+        let mut pairs: Vec<&(String, String)> = self.0.iter().collect();
+        pairs.sort_by_key(|(name, _)| name);
+        let encoded = |text: &str| {
+            utf8_percent_encode(text, ESCAPED)
+                .to_string()
+                .replace("%20", "+")
+        };
+        let pairs: Vec<String> = pairs
+            .into_iter()
+            .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
+            .collect();
+        pairs.join("&")
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
@@ -13,12 +12,15 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::state::catalog::Instance;
-use super::super::state::kv::{self, Kv};
+use super::super::state::kv::Kv;
 use super::super::state::model::{Check, Node, PASSING};
+use super::super::state::session::{Session, SessionId};
 use super::super::state::{Identity, Replica, tags_by_service};
 use super::filter::Filter;
 use super::reply::{self, Layout, Reply};
-use super::views::{CheckView, HealthView, NodeServiceView, NodeView, ServiceNodeView};
+use super::views::{
+    CheckView, HealthView, KeyView, NodeServiceView, NodeView, ServiceNodeView, SessionView,
+};
 
 /// A read with everything that decides its answer.
 #[derive(Debug)]
@@ -27,8 +29,7 @@ pub(super) struct Read {
     pub(super) narrow: Narrow,
     pub(super) filter: Option<Filter>,
     pub(super) layout: Layout,
-    /// KV answers say no consistency, and their errors no index.
-    pub(super) is_kv: bool,
+    pub(super) headers: Headers,
     pub(super) cacheable: bool,
 }
 
@@ -46,6 +47,19 @@ pub(super) enum What {
     Key { key: String, raw: bool },
     Prefix { prefix: String },
     Keys { prefix: String, separator: String },
+    Session { id: SessionId },
+    Sessions,
+    NodeSessions { node: String },
+}
+
+/// Which headers an answer has besides its index.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Headers {
+    /// The consistency, and the index on errors too.
+    Catalog,
+    /// The index on errors too.
+    Session,
+    Kv,
 }
 
 /// Whether a service is looked for by its name or by whom its proxies serve.
@@ -124,6 +138,9 @@ impl Read {
             }
             What::Key { key, .. } => kv.key_index(key),
             What::Prefix { prefix } | What::Keys { prefix, .. } => kv.prefix_index(prefix, now),
+            What::Session { .. } | What::Sessions | What::NodeSessions { .. } => {
+                replica.sessions.index()
+            }
         };
         // A client that was told zero would never block.
         index.max(1)
@@ -212,6 +229,21 @@ impl Read {
             }
             What::Key { .. } | What::Prefix { .. } | What::Keys { .. } => {
                 return replica.kv.index();
+            }
+            What::Sessions => return replica.sessions.index(),
+            What::Session { id } => {
+                let session = replica.sessions.session(*id);
+                return session.map_or_else(|| replica.sessions.index(), |it| it.created);
+            }
+            What::NodeSessions { node } => {
+                let mut none = true;
+                for session in replica.sessions.of_node(node) {
+                    session.id.hash(&mut stamp);
+                    none = false;
+                }
+                if none {
+                    return replica.sessions.index();
+                }
             }
         }
         stamp.finish()
@@ -329,7 +361,15 @@ impl Read {
                     reply::json(&keys, self.layout)
                 }
             }
+            What::Session { id } => self.sessions(replica.sessions.session(*id).into_iter()),
+            What::Sessions => self.sessions(replica.sessions.list()),
+            What::NodeSessions { node } => self.sessions(replica.sessions.of_node(node)),
         }
+    }
+
+    fn sessions<'a>(&self, sessions: impl Iterator<Item = &'a Arc<Session>>) -> Reply {
+        let sessions: Vec<_> = sessions.map(|session| SessionView::new(session)).collect();
+        reply::json(&sessions, self.layout)
     }
 
     fn list<T: Serialize>(&self, items: impl Iterator<Item = T>) -> Reply {
@@ -399,28 +439,4 @@ fn raw_value(value: Bytes) -> Reply {
 struct NodeAndServices<'a, S> {
     node: Option<NodeView<'a>>,
     services: Option<S>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct KeyView<'a> {
-    lock_index: u64,
-    key: &'a str,
-    flags: u64,
-    value: Option<String>,
-    create_index: u64,
-    modify_index: u64,
-}
-
-impl<'a> KeyView<'a> {
-    fn new(key: &'a str, entry: &kv::Entry) -> Self {
-        Self {
-            lock_index: 0,
-            key,
-            flags: entry.flags,
-            value: (!entry.value.is_empty()).then(|| STANDARD.encode(&entry.value)),
-            create_index: entry.created,
-            modify_index: entry.modified,
-        }
-    }
 }

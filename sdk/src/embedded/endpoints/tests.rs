@@ -1,3 +1,5 @@
+mod sessions;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -447,10 +449,10 @@ async fn errors_have_consuls_status_and_text() {
         ),
         (
             Method::PUT,
-            "/v1/session/create",
+            "/v1/event/fire/e",
             "{}",
             501,
-            "The embedded agent does not serve PUT /v1/session/create",
+            "The embedded agent does not serve PUT /v1/event/fire/e",
         ),
         (Method::GET, "/v1/nope", "", 404, ""),
         (Method::GET, "/v1/kv/a%00b", "", 400, ""),

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::super::state::catalog::Instance;
+use super::super::state::kv;
 use super::super::state::model::{Check, Node, Pairs, Service, TaggedAddress, Weights};
+use super::super::state::session::{ServiceCheck, Session};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -318,6 +322,99 @@ impl ConnectView {
     fn new(service: &Service) -> Self {
         Self {
             native: service.connect_native,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct KeyView<'a> {
+    lock_index: u64,
+    key: &'a str,
+    flags: u64,
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl<'a> KeyView<'a> {
+    pub(super) fn new(key: &'a str, entry: &kv::Entry) -> Self {
+        let value = &entry.value;
+        Self {
+            value: (!value.is_empty()).then(|| STANDARD.encode(value)),
+            ..Self::without_value(key, entry)
+        }
+    }
+
+    pub(super) fn without_value(key: &'a str, entry: &kv::Entry) -> Self {
+        Self {
+            lock_index: entry.lock_index,
+            key,
+            flags: entry.flags,
+            value: None,
+            session: entry.session.map(|session| session.to_string()),
+            create_index: entry.created,
+            modify_index: entry.modified,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct SessionView<'a> {
+    #[serde(rename = "ID")]
+    id: String,
+    name: &'a str,
+    node: &'a str,
+    /// In nanoseconds.
+    lock_delay: u64,
+    behavior: &'static str,
+    #[serde(rename = "TTL")]
+    ttl: &'a str,
+    node_checks: Option<&'a [String]>,
+    service_checks: Option<Vec<ServiceCheckView<'a>>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    checks: &'a [String],
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl<'a> SessionView<'a> {
+    pub(super) fn new(session: &'a Session) -> Self {
+        let spec = &session.spec;
+        let service_checks = spec.service_checks.as_ref();
+        Self {
+            id: session.id.to_string(),
+            name: &spec.name,
+            node: &spec.node,
+            lock_delay: u64::try_from(spec.lock_delay.as_nanos()).unwrap_or(u64::MAX),
+            behavior: spec.behavior.as_str(),
+            ttl: &spec.ttl.text,
+            node_checks: spec.node_checks.as_deref(),
+            service_checks: service_checks
+                .map(|checks| checks.iter().map(ServiceCheckView::new).collect()),
+            checks: &spec.checks,
+            create_index: session.created,
+            modify_index: session.created,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServiceCheckView<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    namespace: &'a str,
+}
+
+impl<'a> ServiceCheckView<'a> {
+    fn new(check: &'a ServiceCheck) -> Self {
+        Self {
+            id: &check.id,
+            namespace: &check.namespace,
         }
     }
 }

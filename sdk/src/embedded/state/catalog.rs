@@ -4,6 +4,7 @@
 //! became extinct. Which of them a query answers with was measured on Consul 1.8.7.
 
 use std::collections::{BTreeMap, BTreeSet, btree_set};
+use std::fmt;
 use std::sync::Arc;
 
 use super::model::{CRITICAL, Check, Node, Service};
@@ -18,7 +19,7 @@ pub(crate) struct Catalog {
     indexes: Indexes,
 }
 
-/// Keys are lower case: the server looks nodes and services up without regard to case.
+/// Keys are lower case: the server looks nodes, services and checks up without regard to case.
 type InstanceKey = (String, String);
 
 #[derive(Clone, Debug, Default)]
@@ -98,9 +99,21 @@ impl<'a> Iterator for Instances<'a> {
     }
 }
 
-/// Why a registration was refused, in Consul's words.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Refused(pub(crate) String);
+/// What a service or a check lacks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Refused {
+    NoNode,
+    NoService,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoNode => "Missing node registration",
+            Self::NoService => "Missing service registration",
+        })
+    }
+}
 
 fn fold(name: &str) -> String {
     name.to_lowercase()
@@ -120,7 +133,7 @@ impl Catalog {
     }
 
     pub(crate) fn check(&self, node: &str, id: &str) -> Option<&Arc<Check>> {
-        self.nodes.get(&fold(node))?.checks.get(id)
+        self.nodes.get(&fold(node))?.checks.get(&fold(id))
     }
 
     /// The checks of one service on one node by ID; of the node itself when the ID is empty.
@@ -256,9 +269,7 @@ impl Catalog {
     ) -> Result<(), Refused> {
         let node_key = fold(node);
         let Some(entry) = self.nodes.get_mut(&node_key) else {
-            return Err(Refused(
-                "failed inserting service: Missing node registration".to_owned(),
-            ));
+            return Err(Refused::NoNode);
         };
         let key = (node_key, fold(&service.id));
         let former = entry.services.get(&key.1).cloned();
@@ -294,9 +305,7 @@ impl Catalog {
     pub(crate) fn ensure_check(&mut self, index: u64, mut check: Check) -> Result<(), Refused> {
         let node_key = fold(&check.node);
         let Some(entry) = self.nodes.get_mut(&node_key) else {
-            return Err(Refused(
-                "failed inserting check: Missing node registration".to_owned(),
-            ));
+            return Err(Refused::NoNode);
         };
         if check.status.is_empty() {
             check.status = CRITICAL.into();
@@ -304,10 +313,7 @@ impl Catalog {
         let service_key = fold(&check.service_id);
         if !check.service_id.is_empty() {
             let Some(service) = entry.services.get(&service_key) else {
-                return Err(Refused(format!(
-                    "failed inserting check: Missing service registration on node \"{}\"",
-                    check.node
-                )));
+                return Err(Refused::NoService);
             };
             check.service_name.clone_from(&service.name);
             check.service_tags = Arc::clone(&service.tags);
@@ -316,20 +322,21 @@ impl Catalog {
         check.modified = index;
         check.written = index;
         let mut changed = true;
-        if let Some(former) = entry.checks.get(&check.id) {
+        let check_key = fold(&check.id);
+        if let Some(former) = entry.checks.get(&check_key) {
             check.created = former.created;
             if former.is_same(&check) {
                 check.modified = former.modified;
                 changed = false;
             }
-            let former_key = (fold(&former.service_id), former.id.clone());
+            let former_key = (fold(&former.service_id), fold(&former.id));
             entry.checks_by_service.remove(&former_key);
         }
         entry
             .checks_by_service
-            .insert((service_key, check.id.clone()));
+            .insert((service_key, check_key.clone()));
         let service_name = fold(&check.service_name);
-        entry.checks.insert(check.id.clone(), Arc::new(check));
+        entry.checks.insert(check_key, Arc::new(check));
         if changed {
             self.touch(index, &node_key, &service_name);
         }
@@ -344,12 +351,12 @@ impl Catalog {
         let Some(entry) = self.nodes.get_mut(&node_key) else {
             return;
         };
-        let Some(check) = entry.checks.remove(id) else {
+        let Some(check) = entry.checks.remove(&fold(id)) else {
             return;
         };
         entry
             .checks_by_service
-            .remove(&(fold(&check.service_id), check.id.clone()));
+            .remove(&(fold(&check.service_id), fold(&check.id)));
         if check.service_id.is_empty() {
             self.indexes.services = index;
         }

@@ -1,20 +1,25 @@
-//! The key-value store with Consul's index rules.
+//! The key-value store with Consul's rules for indexes and locks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::session::SessionId;
+
 /// How long a deletion is remembered for the index of a prefix (`tombstone_ttl`, 15 minutes, in
 /// steps of 30 s: <https://developer.hashicorp.com/consul/docs/agent/config>).
 const TOMBSTONE_TTL: Duration = Duration::from_secs(15 * 60 + 30);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) flags: u64,
     pub(crate) value: Bytes,
+    /// How often the key was locked since its last ordinary write.
+    pub(crate) lock_index: u64,
+    pub(crate) session: Option<SessionId>,
     pub(crate) created: u64,
     pub(crate) modified: u64,
 }
@@ -22,6 +27,8 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kv {
     entries: BTreeMap<String, Entry>,
+    /// The keys that are held, by their holders.
+    held: BTreeSet<(SessionId, String)>,
     tombstones: BTreeMap<String, Tombstone>,
     /// The tombstones in the order in which they are reaped.
     reaping: VecDeque<(Instant, String)>,
@@ -48,6 +55,15 @@ impl Kv {
         self.entries
             .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    /// The keys that a session holds.
+    pub(crate) fn held_by(&self, session: SessionId) -> Vec<String> {
+        self.held
+            .range((session, String::new())..)
+            .take_while(|(holder, _)| *holder == session)
+            .map(|(_, key)| key.clone())
+            .collect()
     }
 
     /// The index of the last write or deletion of any key.
@@ -78,30 +94,10 @@ impl Kv {
         written.chain(deleted).max().unwrap_or(self.index)
     }
 
-    /// Writes a key; an identical value with identical flags changes nothing.
+    /// Writes a key, whoever holds it. It stays held, but is as if it had never been locked.
     pub(crate) fn put(&mut self, index: u64, key: &str, flags: u64, value: Bytes) {
-        match self.entries.get_mut(key) {
-            Some(entry) => {
-                if entry.flags == flags && entry.value == value {
-                    return;
-                }
-                entry.flags = flags;
-                entry.value = value;
-                entry.modified = index;
-            }
-            None => {
-                self.entries.insert(
-                    key.to_owned(),
-                    Entry {
-                        flags,
-                        value,
-                        created: index,
-                        modified: index,
-                    },
-                );
-            }
-        }
-        self.index = index;
+        let session = self.entries.get(key).and_then(|entry| entry.session);
+        self.set(index, key, flags, value, 0, session);
     }
 
     /// Check-and-set: zero means "only if absent".
@@ -121,8 +117,57 @@ impl Kv {
         true
     }
 
+    /// Locks a key for a session that exists; `false` when another one holds it.
+    pub(crate) fn lock(
+        &mut self,
+        index: u64,
+        key: &str,
+        session: SessionId,
+        flags: u64,
+        value: Bytes,
+    ) -> bool {
+        let lock_index = match self.entries.get(key) {
+            None => 1,
+            Some(entry) => match entry.session {
+                Some(holder) if holder == session => entry.lock_index,
+                Some(_) => return false,
+                None => entry.lock_index + 1,
+            },
+        };
+        self.set(index, key, flags, value, lock_index, Some(session));
+        true
+    }
+
+    /// Writes a key that its holder gives back; `false` when the session does not hold it.
+    pub(crate) fn unlock(
+        &mut self,
+        index: u64,
+        key: &str,
+        session: SessionId,
+        flags: u64,
+        value: Bytes,
+    ) -> bool {
+        let Some(entry) = self.entries.get(key) else {
+            return false;
+        };
+        if entry.session != Some(session) {
+            return false;
+        }
+        let lock_index = entry.lock_index;
+        self.set(index, key, flags, value, lock_index, None);
+        true
+    }
+
+    /// Takes a key from a holder that is no more; its content stays.
+    pub(crate) fn free(&mut self, index: u64, key: &str) {
+        if let Some(entry) = self.entries.get(key).cloned() {
+            self.set(index, key, entry.flags, entry.value, entry.lock_index, None);
+        }
+    }
+
     pub(crate) fn delete(&mut self, index: u64, now: Instant, key: &str) {
-        if self.entries.remove(key).is_some() {
+        if self.entries.contains_key(key) {
+            self.replace(key, None);
             self.bury(index, now, key);
         }
     }
@@ -144,9 +189,61 @@ impl Kv {
             return;
         }
         for key in keys {
-            self.entries.remove(&key);
+            self.replace(&key, None);
         }
         self.bury(index, now, prefix);
+    }
+
+    /// Writes a key; what is identical in all but its indexes changes nothing.
+    fn set(
+        &mut self,
+        index: u64,
+        key: &str,
+        flags: u64,
+        value: Bytes,
+        lock_index: u64,
+        session: Option<SessionId>,
+    ) {
+        let mut created = index;
+        if let Some(entry) = self.entries.get(key) {
+            created = entry.created;
+            if entry.flags == flags
+                && entry.value == value
+                && entry.lock_index == lock_index
+                && entry.session == session
+            {
+                return;
+            }
+        }
+        let entry = Entry {
+            flags,
+            value,
+            lock_index,
+            session,
+            created,
+            modified: index,
+        };
+        self.replace(key, Some(entry));
+        self.index = index;
+    }
+
+    /// The one place where entries come and go.
+    fn replace(&mut self, key: &str, entry: Option<Entry>) {
+        let holder = entry.as_ref().and_then(|entry| entry.session);
+        let former = match (self.entries.get_mut(key), entry) {
+            (Some(known), Some(entry)) => Some(std::mem::replace(known, entry)),
+            (None, Some(entry)) => self.entries.insert(key.to_owned(), entry),
+            (_, None) => self.entries.remove(key),
+        };
+        let former_holder = former.as_ref().and_then(|entry| entry.session);
+        if former_holder != holder {
+            if let Some(session) = former_holder {
+                self.held.remove(&(session, key.to_owned()));
+            }
+            if let Some(session) = holder {
+                self.held.insert((session, key.to_owned()));
+            }
+        }
     }
 
     fn bury(&mut self, index: u64, now: Instant, key: &str) {
@@ -167,8 +264,8 @@ impl Kv {
         if !key.is_empty() {
             let reap_at = now + TOMBSTONE_TTL;
             self.reaping.push_back((reap_at, key.to_owned()));
-            self.tombstones
-                .insert(key.to_owned(), Tombstone { index, reap_at });
+            let stone = Tombstone { index, reap_at };
+            self.tombstones.insert(key.to_owned(), stone);
         }
     }
 }

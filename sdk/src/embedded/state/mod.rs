@@ -8,7 +8,10 @@ mod agent;
 pub(crate) mod catalog;
 pub(crate) mod kv;
 pub(crate) mod local;
+pub(crate) mod locks;
 pub(crate) mod model;
+mod servers;
+pub(crate) mod session;
 mod sync;
 
 #[cfg(test)]
@@ -24,7 +27,9 @@ pub(crate) use self::agent::ExistingChecks;
 use self::catalog::Catalog;
 use self::kv::Kv;
 use self::local::Local;
+use self::locks::Delays;
 use self::model::{Check, Node, PASSING, Pairs, Service};
+use self::session::{SessionId, Sessions};
 
 /// Who the agent is.
 #[derive(Clone, Debug)]
@@ -47,13 +52,16 @@ enum Due {
     Output,
     /// The catalog is compared with the agent's own list.
     Sync,
+    /// A session was not renewed in time.
+    Session(SessionId),
 }
 
-/// Services and keys as the servers hold them: what a Consul snapshot holds.
-#[derive(Clone, Debug)]
+/// Services, keys and sessions as the servers hold them: what a Consul snapshot holds.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Replica {
     pub(crate) catalog: Catalog,
     pub(crate) kv: Kv,
+    pub(crate) sessions: Sessions,
 }
 
 #[derive(Debug)]
@@ -70,6 +78,9 @@ pub(crate) struct State {
     /// Grows whenever something changed that a blocked query may wait for.
     version: u64,
     timers: BTreeSet<(Instant, Due, String)>,
+    /// When the TTLs of sessions run out; each has its timer.
+    expiries: BTreeMap<SessionId, Instant>,
+    delays: Delays,
     sync_at: Option<Instant>,
     started: Instant,
     /// Whether the agent has something to tell the servers that it could not tell yet.
@@ -98,16 +109,15 @@ const CONSUL: &str = "consul";
 impl State {
     pub(crate) fn new(identity: Identity, seed: u64, now: Instant) -> Self {
         let mut state = Self {
-            replica: Replica {
-                catalog: Catalog::default(),
-                kv: Kv::default(),
-            },
+            replica: Replica::default(),
             local: Local::default(),
             leader: Leader::Elected,
             losses: 0,
             index: 0,
             version: 1,
             timers: BTreeSet::new(),
+            expiries: BTreeMap::new(),
+            delays: Delays::default(),
             sync_at: None,
             started: now,
             behind: false,
@@ -120,10 +130,8 @@ impl State {
 
     /// A fresh cluster of one server: its node, the service `consul`, and the node's own check.
     fn found(&mut self, now: Instant) {
-        self.replica = Replica {
-            catalog: Catalog::default(),
-            kv: Kv::default(),
-        };
+        self.replica = Replica::default();
+        self.begin_anew(now);
         // A fresh `consul agent -dev` writes its own node at index 10 and again, with all
         // addresses, at 12.
         self.index = 10;
@@ -229,6 +237,9 @@ impl State {
                     self.sync_at = None;
                     self.sync_all(at);
                 }
+                Due::Session(id) => {
+                    self.expire_session(id, at);
+                }
             }
         }
     }
@@ -255,7 +266,15 @@ impl State {
     /// The log index goes on, as on a real online restore: only what is in the copy is old.
     pub(crate) fn restored(&mut self, now: Instant) {
         self.next_index();
+        self.begin_anew(now);
         self.plan_sync(now);
+    }
+
+    /// What the servers keep in memory alone is lost: TTLs are counted from now on, and what was
+    /// locked a moment ago is free.
+    fn begin_anew(&mut self, now: Instant) {
+        self.delays = Delays::default();
+        self.restart_ttls(now);
     }
 
     /// Starts the cluster afresh: keys and foreign nodes are gone, indexes begin anew, and the

@@ -17,7 +17,7 @@ impl State {
         let index = self.next_index();
         let node = self.identity.node.clone();
         let Some(service) = self.local.services.get(id).cloned() else {
-            self.replica.catalog.delete_service(index, &node, id);
+            self.delete_service(index, &node, id, now);
             return;
         };
         self.tell_service(index, &service);
@@ -34,11 +34,11 @@ impl State {
             .map(|check| check.id.clone())
             .collect();
         for check in checks {
-            self.tell_check(index, &check);
+            self.tell_check(index, &check, now);
         }
         for check in gone {
             let index = self.next_index();
-            self.replica.catalog.delete_check(index, &node, &check);
+            self.delete_check(index, &node, &check, now);
         }
     }
 
@@ -51,14 +51,14 @@ impl State {
         let index = self.next_index();
         let Some(local) = self.local.check(id) else {
             let node = self.identity.node.clone();
-            self.replica.catalog.delete_check(index, &node, id);
+            self.delete_check(index, &node, id, now);
             return;
         };
         let check = Arc::clone(&local.check);
         if let Some(service) = self.local.services.get(&check.service_id).cloned() {
             self.tell_service(index, &service);
         }
-        self.tell_check(index, &check);
+        self.tell_check(index, &check, now);
     }
 
     /// Compares the catalog with the agent's own list and repairs what differs.
@@ -84,11 +84,11 @@ impl State {
             .collect();
         for id in foreign_services {
             let index = self.next_index();
-            self.replica.catalog.delete_service(index, &node, &id);
+            self.delete_service(index, &node, &id, now);
         }
         for id in foreign_checks {
             let index = self.next_index();
-            self.replica.catalog.delete_check(index, &node, &id);
+            self.delete_check(index, &node, &id, now);
         }
         let services: Vec<Arc<Service>> = self.local.services.values().cloned().collect();
         for service in services {
@@ -107,7 +107,7 @@ impl State {
             let known = self.replica.catalog.check(&node, &check.id);
             if !known.is_some_and(|known| known.is_same(&check)) {
                 let index = self.next_index();
-                self.tell_check(index, &check);
+                self.tell_check(index, &check, now);
             }
         }
     }
@@ -123,7 +123,10 @@ impl State {
 
     /// The servers have a leader again: what could not be told is told.
     pub(crate) fn elect(&mut self, now: Instant) {
-        self.leader = Leader::Elected;
+        let former = std::mem::replace(&mut self.leader, Leader::Elected);
+        if former != Leader::Elected {
+            self.restart_ttls(now);
+        }
         self.touch();
         if self.behind {
             self.sync_all(now);
@@ -132,6 +135,8 @@ impl State {
 
     pub(crate) fn lose_leader(&mut self, now: Instant) {
         self.leader = Leader::Lost { at: now };
+        // Nobody else can tell that a session expired.
+        self.stop_ttls();
         self.losses += 1;
         self.touch();
     }
@@ -166,7 +171,7 @@ impl State {
             .ensure_service(index, &self.identity.node, service.clone());
     }
 
-    fn tell_check(&mut self, index: u64, check: &Check) {
-        let _ = self.replica.catalog.ensure_check(index, check.clone());
+    fn tell_check(&mut self, index: u64, check: &Check, now: Instant) {
+        let _ = self.write_check(index, check.clone(), now);
     }
 }
