@@ -61,15 +61,23 @@ mod attempt;
 mod session;
 mod keeper;
 mod lease;
+mod role;
 mod seek;
 mod lock;
+mod leadership;
+mod election;
+mod observe;
 
 pub use attempt::Released;
+pub use election::Election;
 pub use fence::{FenceGate, FencingToken, StaleToken};
 pub use held::Held;
+pub use leadership::{Leadership, Term};
 pub use lease::{Lease, NewLease};
 pub use lock::{Attempt, Holder, Lock, LockGuard};
+pub use observe::{Leader, LeaderView, Observer};
 pub use profile::Profile;
+pub use role::{Next, Outcome, Role};
 pub use state::{LeaseState, LossCause, Lost, States};
 
 /// The flags that the reference client marks the keys of a semaphore with.
