@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
-use lictor::api::{Answer, Read, Write, agent, catalog, health, kv};
+use lictor::api::{Answer, Read, Write, agent, catalog, health, kv, session, txn};
 use lictor::client::{Builder, Client};
 use lictor::embedded::Agent;
 use lictor::ident::{CheckId, Datacenter, Key, NodeName, ServiceId, ServiceName, SessionId, Token};
@@ -31,6 +31,11 @@ fn handles_are_shared_between_threads_and_cloned() {
     cheap::<Answer<Vec<kv::Pair>>>();
     cheap::<ServiceDefinition>();
     cheap::<CheckDefinition>();
+    cheap::<session::NewSession>();
+    cheap::<session::Session>();
+    cheap::<txn::Txn>();
+    cheap::<(txn::KvOp, txn::NodeOp, txn::ServiceOp, txn::CheckOp)>();
+    cheap::<txn::Outcome>();
     cheap::<Tls>();
     cheap::<Token>();
     cheap::<Endpoint>();
@@ -61,6 +66,9 @@ fn all_futures_can_be_spawned() {
     sent(client.kv().put("a", "b").send());
     sent(client.health().service("web").send());
     sent(client.agent().deregister("web").send());
+    sent(client.session().list().send());
+    sent(client.txn().kv(txn::KvOp::get("a")).send());
+    sent(client.txn().into_future());
     sent(client.register(ServiceDefinition::new("web")));
     fn of_watch(watch: &mut Watch<kv::Pair>) {
         sent(watch.changed());
@@ -90,6 +98,8 @@ fn nothing_prints_an_empty_debug_or_a_secret() {
         format!("{:?}", Client::builder().token("s3cret")),
         format!("{:?}", client.kv().get("a").token(token.clone())),
         format!("{:?}", client.kv().put("a", "b").token(token.clone())),
+        format!("{:?}", client.txn().token(token.clone())),
+        format!("{:?}", client.session()),
         format!("{:?}", client.with_token(token.clone())),
         format!("{token:?}"),
         format!("{:?}", ServiceDefinition::new("web").meta("a", "b")),

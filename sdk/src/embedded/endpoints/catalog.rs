@@ -8,6 +8,7 @@ use super::definition::{check_weights, tagged_addresses, weights};
 use super::query::Options;
 use super::reply::{self, Refusal, Reply};
 use crate::embedded::state::model::{Check, Node, Pairs, Service, status};
+use crate::embedded::state::txn::check_node_id;
 use crate::proto::duration;
 
 impl Call {
@@ -138,12 +139,7 @@ impl Registration {
     /// Names what is left out, and refuses as a whole what cannot be written as a whole.
     fn validate(&mut self, is_known: impl Fn(&str) -> bool) -> Result<(), String> {
         let node = &self.node.name;
-        match self.node.id.len() {
-            0 => {}
-            36 if is_uuid(&self.node.id) => {}
-            36 => return Err("Bad node ID: uuid is improperly formatted".to_owned()),
-            _ => return Err("Bad node ID: uuid string is wrong length".to_owned()),
-        }
+        check_node_id(&self.node.id).map_err(|wrong| format!("Bad node ID: {wrong}"))?;
         if let Some(service) = &mut self.service {
             if service.name.is_empty() {
                 return Err(if service.id.is_empty() {
@@ -181,13 +177,6 @@ impl Registration {
         }
         Ok(())
     }
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.char_indices().all(|(at, c)| match at {
-        8 | 13 | 18 | 23 => c == '-',
-        _ => c.is_ascii_hexdigit(),
-    })
 }
 
 fn node_service(mut fields: Fields) -> Result<Service, Undecodable> {
@@ -266,8 +255,14 @@ fn health_check(mut fields: Fields) -> Result<Check, Undecodable> {
     Ok(check)
 }
 
-/// The members of a definition that are set, with times as Consul writes them.
 fn check_definition(mut fields: Fields) -> Result<Map<String, Value>, Undecodable> {
+    let kept = definition_members(&mut fields)?;
+    fields.finish()?;
+    Ok(kept)
+}
+
+/// The members of a definition that are set, with times as Consul writes them.
+pub(super) fn definition_members(fields: &mut Fields) -> Result<Map<String, Value>, Undecodable> {
     let mut kept = Map::new();
     for name in ["Interval", "Timeout", "DeregisterCriticalServiceAfter"] {
         let time = fields.time(&[name])?.positive();
@@ -305,6 +300,5 @@ fn check_definition(mut fields: Fields) -> Result<Map<String, Value>, Undecodabl
             kept.insert(name.to_owned(), value);
         }
     }
-    fields.finish()?;
     Ok(kept)
 }

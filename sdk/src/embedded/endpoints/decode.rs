@@ -18,7 +18,7 @@ pub(super) struct Undecodable(pub(super) String);
 type Decoded<T> = Result<T, Undecodable>;
 
 /// The members of an object that are not read yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Fields {
     left: Map<String, Value>,
     /// The name of Go's type, which some errors tell; mostly it has none.
@@ -80,6 +80,13 @@ fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
+impl Undecodable {
+    /// A body that is no value of a type at all.
+    pub(super) fn value(found: &Value, go_type: &str) -> Self {
+        mismatch(found, "Go value", go_type)
+    }
+}
+
 impl Fields {
     /// Reads a body that has to be an object; `null` is an empty one.
     pub(super) fn parse(body: &[u8]) -> Decoded<Self> {
@@ -102,6 +109,14 @@ impl Fields {
     /// As [`parse`](Self::parse), for a Go type without a name.
     pub(super) fn parse_unnamed(go_type: &str, body: &[u8]) -> Decoded<Self> {
         Self::of(value(body)?, "Go value", go_type)
+    }
+
+    /// Reads a value that stands in no field.
+    pub(super) fn of_value(value: Value, go_type: &str, of: &'static str) -> Decoded<Self> {
+        Ok(Self {
+            of,
+            ..Self::of(value, "Go value", go_type)?
+        })
     }
 
     fn of(value: Value, what: &str, go_type: &str) -> Decoded<Self> {
@@ -144,6 +159,24 @@ impl Fields {
         }
     }
 
+    /// A text that has a name of its own among Go's types.
+    pub(super) fn string_as(&mut self, names: &[&str], go_type: &str) -> Decoded<String> {
+        match self.take(names) {
+            None => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(self.mismatch(&other, names, go_type)),
+        }
+    }
+
+    pub(super) fn unsigned(&mut self, names: &[&str]) -> Decoded<u64> {
+        match self.take(names) {
+            None => Ok(0),
+            Some(value) => value
+                .as_u64()
+                .ok_or_else(|| self.mismatch(&value, names, "uint64")),
+        }
+    }
+
     pub(super) fn boolean(&mut self, names: &[&str]) -> Decoded<bool> {
         match self.take(names) {
             None => Ok(false),
@@ -162,7 +195,7 @@ impl Fields {
     }
 
     /// A list of which Consul tells apart whether it is absent, `null` or empty.
-    pub(super) fn list(&mut self, names: &[&str]) -> Decoded<Given<Vec<String>>> {
+    pub(super) fn list(&mut self, names: &[&str], of: &str) -> Decoded<Given<Vec<String>>> {
         let is_null = |(key, value): (&String, &Value)| {
             value.is_null() && names.iter().any(|name| key.eq_ignore_ascii_case(name))
         };
@@ -173,7 +206,7 @@ impl Fields {
         if !self.has(names) {
             return Ok(Given::Absent);
         }
-        self.strings(names).map(Given::Value)
+        self.strings_as(names, of).map(Given::Value)
     }
 
     pub(super) fn has(&self, names: &[&str]) -> bool {
@@ -183,6 +216,10 @@ impl Fields {
     }
 
     pub(super) fn strings(&mut self, names: &[&str]) -> Decoded<Vec<String>> {
+        self.strings_as(names, "string")
+    }
+
+    fn strings_as(&mut self, names: &[&str], of: &str) -> Decoded<Vec<String>> {
         match self.take(names) {
             None => Ok(Vec::new()),
             Some(Value::Array(items)) => items
@@ -190,10 +227,10 @@ impl Fields {
                 .map(|item| match item {
                     Value::String(text) => Ok(text),
                     Value::Null => Ok(String::new()),
-                    other => Err(self.mismatch(&other, names, "string")),
+                    other => Err(self.mismatch(&other, names, of)),
                 })
                 .collect(),
-            Some(other) => Err(self.mismatch(&other, names, "[]string")),
+            Some(other) => Err(self.mismatch(&other, names, &format!("[]{of}"))),
         }
     }
 
@@ -228,6 +265,17 @@ impl Fields {
         self.take(names)
             .map(|value| Self::of(value, &self.field(names), go_type))
             .transpose()
+    }
+
+    /// As [`object`](Self::object), for an object whose members' errors tell where they are.
+    pub(super) fn object_as(
+        &mut self,
+        names: &[&str],
+        go_type: &str,
+        of: &'static str,
+    ) -> Decoded<Option<Self>> {
+        let object = self.object(names, go_type)?;
+        Ok(object.map(|object| Self { of, ..object }))
     }
 
     pub(super) fn objects(&mut self, names: &[&str], go_type: &str) -> Decoded<Vec<Self>> {
@@ -276,7 +324,9 @@ fn mismatch(value: &Value, what: &str, go_type: &str) -> Undecodable {
     let found = match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),
-        Value::Number(number) if go_type == "int" => format!("number {number}"),
+        Value::Number(number) if matches!(go_type, "int" | "uint64") => {
+            format!("number {number}")
+        }
         Value::Number(_) => "number".to_owned(),
         Value::String(_) => "string".to_owned(),
         Value::Array(_) => "array".to_owned(),

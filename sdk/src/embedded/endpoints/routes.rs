@@ -7,6 +7,7 @@ use http::Method;
 pub(super) enum Endpoint {
     AgentSelf,
     AgentMembers,
+    AgentLeave,
     AgentServices,
     AgentService,
     AgentChecks,
@@ -43,6 +44,7 @@ pub(super) enum Endpoint {
     SessionInfo,
     SessionNode,
     SessionList,
+    Txn,
     StatusLeader,
     StatusPeers,
     /// Consul has it and this agent does not.
@@ -119,7 +121,7 @@ const ROUTES: &[Route] = &[
     route("/v1/agent/monitor", GET, Unserved),
     route("/v1/agent/reload", PUT, Unserved),
     route("/v1/agent/join/", PUT, Unserved),
-    route("/v1/agent/leave", PUT, Unserved),
+    route("/v1/agent/leave", PUT, Endpoint::AgentLeave),
     route("/v1/agent/force-leave/", PUT, Unserved),
     route("/v1/agent/token/", PUT, Unserved),
     route("/v1/agent/connect/authorize", POST, Unserved),
@@ -154,7 +156,7 @@ const ROUTES: &[Route] = &[
     route("/v1/session/info/", GET, Endpoint::SessionInfo),
     route("/v1/session/node/", GET, Endpoint::SessionNode),
     route("/v1/session/list", GET, Endpoint::SessionList),
-    route("/v1/txn", PUT, Unserved),
+    route("/v1/txn", PUT, Endpoint::Txn),
     route("/v1/event/fire/", PUT, Unserved),
     route("/v1/event/list", GET, Unserved),
     route("/v1/query", GET_POST, Unserved),
@@ -184,11 +186,13 @@ impl Endpoint {
             self,
             Self::AgentSelf
                 | Self::AgentMembers
+                | Self::AgentLeave
                 | Self::NodeMaintenance
                 | Self::CatalogDatacenters
                 | Self::CatalogNodes
                 | Self::StatusLeader
                 | Self::StatusPeers
+                | Self::Txn
         )
     }
 }

@@ -154,8 +154,8 @@ impl Wish {
         wish.ttl = fields.string(&["TTL"])?;
         fields.string(&["ID"])?;
         fields.string(&["Namespace"])?;
-        let node_checks = fields.list(&["NodeChecks"])?;
-        let checks = fields.list(&["Checks"])?;
+        let node_checks = fields.list(&["NodeChecks"], "string")?;
+        let checks = fields.list(&["Checks"], "types.CheckID")?;
         spec.service_checks = service_checks(&mut fields)?;
         spec.choose_checks(node_checks, checks);
         if let Some(given) = fields.take(&["LockDelay"]) {

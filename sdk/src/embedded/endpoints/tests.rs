@@ -1,4 +1,6 @@
+mod leaving;
 mod sessions;
+mod txn;
 
 use std::time::Duration;
 
@@ -439,13 +441,6 @@ async fn errors_have_consuls_status_and_text() {
             "",
             500,
             "Failed to create boolean expression evaluator: Selector \"Foo\" is not valid",
-        ),
-        (
-            Method::PUT,
-            "/v1/txn",
-            "[]",
-            501,
-            "The embedded agent does not serve PUT /v1/txn",
         ),
         (
             Method::PUT,

@@ -50,7 +50,7 @@ pub(super) struct NodeServiceView<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     service: &'a str,
-    tags: &'a [String],
+    tags: Option<&'a [String]>,
     address: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tagged_addresses: &'a BTreeMap<String, TaggedAddress>,
@@ -70,7 +70,7 @@ impl<'a> NodeServiceView<'a> {
             kind: &service.kind,
             id: &service.id,
             service: &service.name,
-            tags: &service.tags,
+            tags: Some(&service.tags),
             address: &service.address,
             tagged_addresses: &service.tagged_addresses,
             // Consul's map goes through an encoding that does not keep an empty one.
@@ -84,6 +84,18 @@ impl<'a> NodeServiceView<'a> {
             modify_index: service.modified,
         }
     }
+
+    /// As a transaction tells it, which makes no empty list of none.
+    pub(super) fn in_transaction(service: &'a Service) -> Self {
+        Self {
+            tags: listed(&service.tags),
+            ..Self::new(service)
+        }
+    }
+}
+
+fn listed(items: &[String]) -> Option<&[String]> {
+    (!items.is_empty()).then_some(items)
 }
 
 #[derive(Debug, Serialize)]
@@ -181,11 +193,19 @@ impl<'a> CheckView<'a> {
         }
     }
 
+    /// As a transaction tells it, which makes no empty list of none.
+    pub(super) fn in_transaction(check: &'a Check) -> Self {
+        Self {
+            service_tags: listed(&check.service_tags),
+            ..Self::new(check)
+        }
+    }
+
     /// As `agent/health` tells it: without a type, and with a definition of defaults.
     pub(super) fn local_health(check: &'a Check) -> Self {
         Self {
             r#type: "",
-            service_tags: (!check.service_tags.is_empty()).then_some(&*check.service_tags),
+            service_tags: listed(&check.service_tags),
             definition: DefinitionView::Unset,
             ..Self::new(check)
         }

@@ -33,12 +33,21 @@ pub(crate) struct Kv {
     /// The tombstones in the order in which they are reaped.
     reaping: VecDeque<(Instant, String)>,
     index: u64,
+    journal: Option<Journal>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Tombstone {
     index: u64,
     reap_at: Instant,
+}
+
+/// What was there before a transaction began, in the order in which it was replaced.
+#[derive(Clone, Debug)]
+struct Journal {
+    entries: Vec<(String, Option<Entry>)>,
+    tombstones: Vec<(String, Option<Tombstone>)>,
+    index: u64,
 }
 
 impl Kv {
@@ -194,6 +203,37 @@ impl Kv {
         self.bury(index, now, prefix);
     }
 
+    /// From now on changes can be taken back.
+    pub(crate) fn begin(&mut self) {
+        self.journal = Some(Journal {
+            entries: Vec::new(),
+            tombstones: Vec::new(),
+            index: self.index,
+        });
+    }
+
+    pub(crate) fn commit(&mut self) {
+        self.journal = None;
+    }
+
+    /// Takes back everything since [`begin`](Self::begin).
+    pub(crate) fn roll_back(&mut self) {
+        let Some(journal) = self.journal.take() else {
+            return;
+        };
+        for (key, former) in journal.entries.into_iter().rev() {
+            self.replace(&key, former);
+        }
+        for (key, former) in journal.tombstones.into_iter().rev() {
+            self.reaping.pop_back();
+            match former {
+                Some(stone) => self.tombstones.insert(key, stone),
+                None => self.tombstones.remove(&key),
+            };
+        }
+        self.index = journal.index;
+    }
+
     /// Writes a key; what is identical in all but its indexes changes nothing.
     fn set(
         &mut self,
@@ -244,6 +284,9 @@ impl Kv {
                 self.held.insert((session, key.to_owned()));
             }
         }
+        if let Some(journal) = &mut self.journal {
+            journal.entries.push((key.to_owned(), former));
+        }
     }
 
     fn bury(&mut self, index: u64, now: Instant, key: &str) {
@@ -265,7 +308,10 @@ impl Kv {
             let reap_at = now + TOMBSTONE_TTL;
             self.reaping.push_back((reap_at, key.to_owned()));
             let stone = Tombstone { index, reap_at };
-            self.tombstones.insert(key.to_owned(), stone);
+            let former = self.tombstones.insert(key.to_owned(), stone);
+            if let Some(journal) = &mut self.journal {
+                journal.tombstones.push((key.to_owned(), former));
+            }
         }
     }
 }

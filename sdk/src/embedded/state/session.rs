@@ -77,15 +77,15 @@ impl fmt::Display for Malformed {
                 write!(f, "UUID should have maximum of 4 \"-\"; got {count}")
             }
             Self::Odd => f.write_str("Input (without hyphens) must be even length"),
-            Self::Digit(byte) => {
-                let shown = char::from(*byte);
-                write!(
-                    f,
-                    "Invalid UUID: encoding/hex: invalid byte: U+{byte:04X} '{shown}'"
-                )
-            }
+            Self::Digit(byte) => write!(f, "Invalid UUID: {}", no_hex_digit(*byte)),
         }
     }
+}
+
+/// Go's text for a byte that is no hexadecimal digit.
+pub(crate) fn no_hex_digit(byte: u8) -> String {
+    let shown = char::from(byte);
+    format!("encoding/hex: invalid byte: U+{byte:04X} '{shown}'")
 }
 
 /// The session that somebody names, who may name none.
@@ -105,6 +105,15 @@ impl Named {
         match SessionId::parse(text) {
             Ok(id) => Self::Session(id),
             Err(malformed) => Self::Malformed(text.to_owned(), malformed),
+        }
+    }
+
+    /// Whether this names who holds a key.
+    pub(crate) fn is(&self, holder: Option<SessionId>) -> bool {
+        match self {
+            Self::Nobody => holder.is_none(),
+            Self::Session(id) => holder == Some(*id),
+            Self::Malformed(..) => false,
         }
     }
 }

@@ -1,4 +1,5 @@
 mod sessions;
+mod txn;
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use super::{get, park, put, register, send};
 use crate::embedded::Agent;
 
 /// Creates a session that depends on its node alone.
-async fn create(agent: &Agent, mut wish: Value) -> String {
+pub(super) async fn create(agent: &Agent, mut wish: Value) -> String {
     if wish.get("NodeChecks").is_none() {
         wish["NodeChecks"] = json!([]);
     }
@@ -17,12 +17,12 @@ async fn create(agent: &Agent, mut wish: Value) -> String {
     created.json()["ID"].as_str().unwrap().to_owned()
 }
 
-async fn acquire(agent: &Agent, key: &str, session: &str) -> bool {
+pub(super) async fn acquire(agent: &Agent, key: &str, session: &str) -> bool {
     let uri = format!("/v1/kv/{key}?acquire={session}");
     put(agent, &uri, "v").await.text() == "true"
 }
 
-async fn key(agent: &Agent, key: &str) -> Value {
+pub(super) async fn key(agent: &Agent, key: &str) -> Value {
     get(agent, &format!("/v1/kv/{key}")).await.json()[0].clone()
 }
 
