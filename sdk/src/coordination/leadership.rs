@@ -344,9 +344,7 @@ impl Seat {
 pub(super) fn json(value: &impl Serialize) -> Result<Bytes> {
     match serde_json::to_vec(value) {
         Ok(json) => Ok(json.into()),
-        Err(err) => {
-            Err(Error::invalid("leader's value: cannot be written as JSON").caused_by(err))
-        }
+        Err(err) => Err(Error::invalid("leader's value: cannot be written as JSON").caused_by(err)),
     }
 }
 
