@@ -238,7 +238,7 @@ impl Stage {
         for (number, name) in ["one", "two", "three"].into_iter().enumerate() {
             let mut child = Command::new(&program)
                 .args([CANDIDATE, name])
-                .arg(client.address().to_string())
+                .arg(client.address())
                 .arg(&key)
                 .arg(&mark.0)
                 .stdin(Stdio::piped())

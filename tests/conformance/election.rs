@@ -95,38 +95,37 @@ async fn one_of_three_works_at_a_time_and_lets_others_go_first(agent: &TestAgent
     let key = agent.name("election");
     let inside = Arc::new(AtomicUsize::new(0));
     let terms = Arc::new(Mutex::new(Vec::new()));
-    let (stop, stopped) = watch::channel(false);
     let mut runs = Vec::new();
     for candidate in 0..3 {
         let election = agent.client().election(key.as_str()).candidate(candidate);
         let (inside, terms) = (Arc::clone(&inside), Arc::clone(&terms));
-        let mut stopped = stopped.clone();
-        let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-        let run = election.run(stop, async move |term: Term| {
+        let run = election.run(std::future::pending(), async move |term: Term| {
             let _inside = Inside::enter(&inside);
             term.check().unwrap();
-            terms.lock().unwrap().push((candidate, term.token()));
+            let again = {
+                let mut terms = terms.lock().unwrap();
+                terms.push((candidate, term.token()));
+                terms.iter().filter(|(one, _)| *one == candidate).count() == 2
+            };
             term.publish(format!("{candidate} works")).await.unwrap();
-            Next::StepDown
+            if again { Next::Stop } else { Next::StepDown }
         });
         runs.push(tokio::spawn(run));
     }
-    eventually(LONG, async || {
-        let terms = terms.lock().unwrap();
-        let led = |candidate| terms.iter().any(|(leader, _)| *leader == candidate);
-        terms.len() >= 6 && (0..3).all(led)
-    })
-    .await;
-    stop.send(true).unwrap();
     for run in runs {
-        run.await.unwrap().unwrap();
+        let outcome = tokio::time::timeout(LONG, run).await.unwrap();
+        assert!(matches!(outcome.unwrap().unwrap(), Outcome::Finished));
     }
-    for pair in terms.lock().unwrap().windows(2) {
-        assert_ne!(pair[0].0, pair[1].0, "nobody else went first");
-        assert!(pair[0].1 < pair[1].1, "tokens grow");
+    let terms = terms.lock().unwrap();
+    assert_eq!(terms.len(), 6, "{terms:?}");
+    assert!(terms.is_sorted_by(|a, b| a.1 < b.1), "{terms:?}");
+    // Only the sixth may follow itself, when the two others are done.
+    for pair in terms[..5].windows(2) {
+        assert_ne!(pair[0].0, pair[1].0, "nobody else went first: {terms:?}");
     }
-    eventually(LONG, async || sessions(agent, &key).await == 0).await;
+    drop(terms);
     assert!(!is_held(agent, &key).await);
+    assert_eq!(sessions(agent, &key).await, 0);
 }
 
 async fn a_destroyed_session_ends_the_work_before_the_next_leader_works(agent: &TestAgent) {
