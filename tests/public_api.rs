@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
 use lictor::api::{Answer, Read, Write, agent, catalog, health, kv, session, txn};
 use lictor::client::{Builder, Client};
+use lictor::coordination::{Election, LeaderView, Leadership, Next, Observer, Role, Term};
 use lictor::embedded::Agent;
 use lictor::ident::{CheckId, Datacenter, Key, NodeName, ServiceId, ServiceName, SessionId, Token};
 use lictor::registration::Registration;
@@ -42,6 +43,10 @@ fn handles_are_shared_between_threads_and_cloned() {
     cheap::<EndpointSet>();
     cheap::<Target>();
     cheap::<Agent>();
+    cheap::<(Election, Term, Role, LeaderView<String>)>();
+    shared::<Leadership>();
+    shared::<Observer<String>>();
+    movable::<Observer<String>>();
     shared::<Registration>();
     shared::<lictor_tower::Error>();
     shared::<Changes<kv::Pair>>();
@@ -62,6 +67,21 @@ fn identifiers_compare_with_text() {
 fn all_futures_can_be_spawned() {
     let client = Client::builder().build().unwrap();
     sent(client.kv().get("a").send());
+    let election = client.election("a");
+    sent(election.campaign());
+    sent(election.run(std::future::pending(), async |term| {
+        term.publish("one").await.ok();
+        Next::Rejoin
+    }));
+    let name = String::from("two");
+    let mut terms = 0;
+    sent(
+        election.run(std::future::pending(), async move |term: Term| {
+            terms += 1;
+            term.publish(&name).await.ok();
+            Next::Stop
+        }),
+    );
     sent(client.kv().get("a").into_future());
     sent(client.kv().put("a", "b").send());
     sent(client.health().service("web").send());

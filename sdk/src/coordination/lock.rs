@@ -13,6 +13,7 @@ use super::held::{Content, Held};
 use super::keeper::Order;
 use super::lease::{Lease, Tenure};
 use super::profile::Profile;
+use super::role::Roles;
 use super::seek::{Goal, Patience, Sought, seek};
 use super::state::{LossCause, Lost};
 use crate::api::kv::Pair;
@@ -33,6 +34,7 @@ impl Client {
             value: None,
             lease: Source::Own(Profile::default()),
             deadline: None,
+            roles: None,
         }
     }
 }
@@ -63,6 +65,7 @@ pub struct Lock {
     value: Option<Bytes>,
     lease: Source,
     deadline: Option<Duration>,
+    roles: Option<Roles>,
 }
 
 /// Where the session comes from.
@@ -114,6 +117,12 @@ impl Lock {
     /// How long [`acquire`](Self::acquire) waits at most. Default: for ever.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// Who is told what is seen while others hold it.
+    pub(super) fn telling(mut self, roles: &Roles) -> Self {
+        self.roles = Some(roles.clone());
         self
     }
 
@@ -206,6 +215,7 @@ impl Lock {
             value: self.value.clone(),
             flags: LOCK_FLAGS,
             foreign: super::SEMAPHORE_FLAGS,
+            roles: self.roles.clone(),
         };
         Ok((lease, goal))
     }
