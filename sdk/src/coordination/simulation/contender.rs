@@ -350,15 +350,15 @@ impl Contender {
             (Ask::Read { .. }, Answer::Key { holder, index }) => {
                 self.read(&pending, *holder, *index, local, rng);
             }
-            (Ask::Lock { session, .. }, answer) => {
-                if self.session() == Some(*session) && matches!(self.mode, Mode::Tried(_)) {
-                    self.tried(&pending, answer, local, rng);
-                }
+            (Ask::Lock { session, .. }, answer)
+                if self.session() == Some(*session) && matches!(self.mode, Mode::Tried(_)) =>
+            {
+                self.tried(&pending, answer, local, rng);
             }
-            (Ask::Unlock(session), _) => {
-                if self.session() == Some(*session) && self.mode == Mode::Releasing {
-                    self.mode = Mode::Resting(local + SECOND + rng.below(5 * SECOND));
-                }
+            (Ask::Unlock(session), _)
+                if self.session() == Some(*session) && self.mode == Mode::Releasing =>
+            {
+                self.mode = Mode::Resting(local + SECOND + rng.below(5 * SECOND));
             }
             (Ask::Fenced { token, .. }, Answer::Done(true)) => self.written.push(*token),
             _ => {}

@@ -48,6 +48,12 @@ impl Rng {
         self.next() % bound.max(1)
     }
 
+    /// One of so many places.
+    fn pick(&mut self, places: usize) -> usize {
+        let place = self.below(u64::try_from(places).unwrap());
+        usize::try_from(place).unwrap()
+    }
+
     fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
@@ -57,7 +63,7 @@ impl Rng {
     }
 }
 
-#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Event {
     Run(usize, u64),
     Arrive(usize, u64, usize),
@@ -116,7 +122,7 @@ fn simulate(seed: u64, sabotage: Sabotage) -> Verdict {
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
     let servers = Servers::new(micros(terms.ttl), micros(terms.lock_delay));
     let base = Instant::now();
-    let count = 2 + rng.below(3) as usize;
+    let count = 2 + rng.pick(3);
     let contenders = (0..count)
         .map(|number| Contender::new(number, base, terms, sabotage, &mut rng))
         .collect();
@@ -284,7 +290,7 @@ impl World {
         if now >= FAULTS {
             return;
         }
-        let number = self.rng.below(self.contenders.len() as u64) as usize;
+        let number = self.rng.pick(self.contenders.len());
         // Most of what happens to a holder is interesting.
         let holding = (0..self.contenders.len()).find(|one| self.contenders[*one].believes(now));
         let number = holding.filter(|_| self.rng.chance(60)).unwrap_or(number);
@@ -344,6 +350,10 @@ impl World {
 const SCHEDULES: u64 = 5_000;
 
 /// Goes through schedules of its own, or through the one that it is told.
+#[expect(
+    clippy::print_stdout,
+    reason = "a schedule that is not told cannot be replayed"
+)]
 fn nobody_is_wronged() {
     let seeds = match std::env::var("LICTOR_SIMULATION_SEED") {
         Ok(seed) => {
@@ -380,6 +390,10 @@ fn no_other_schedule_makes_two_believe_or_keeps_one_waiting() {
 /// How many schedules a broken rule may survive.
 const MOST: u64 = 4_000;
 
+#[expect(
+    clippy::print_stdout,
+    reason = "what catches a broken rule is worth knowing"
+)]
 fn is_caught(sabotage: Sabotage) {
     let caught = (0..MOST).find_map(|seed| {
         let verdict = simulate(seed, sabotage);

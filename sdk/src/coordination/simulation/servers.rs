@@ -159,7 +159,7 @@ impl Servers {
             return self.holder;
         }
         let ids: Vec<u32> = self.sessions.keys().copied().collect();
-        (!ids.is_empty()).then(|| ids[rng.below(ids.len() as u64) as usize])
+        (!ids.is_empty()).then(|| ids[rng.pick(ids.len())])
     }
 
     /// The leader is deposed, or dies; there is another after a while. It starts all timers anew.
