@@ -10,6 +10,7 @@ use lictor::ErrorKind;
 use lictor::coordination::{Election, LeaderView, LossCause, Next, Outcome, Profile, Role, Term};
 use support::{eventually, eventually_some};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::TestAgent;
@@ -77,6 +78,20 @@ fn signal() -> (
     (stop, async move { drop(stopped.await) })
 }
 
+type Run = JoinSet<lictor::Result<Outcome>>;
+
+/// A run as a task, which ends with the case.
+fn start(run: impl Future<Output = lictor::Result<Outcome>> + Send + 'static) -> Run {
+    let mut task = JoinSet::new();
+    task.spawn(run);
+    task
+}
+
+async fn outcome(mut run: Run) -> Outcome {
+    let ended = tokio::time::timeout(LONG, run.join_next()).await;
+    ended.expect("in time").unwrap().unwrap().unwrap()
+}
+
 /// Waits until a candidate has the role that is meant.
 async fn becomes(election: &Election, mut is_meant: impl FnMut(&Role) -> bool) -> Role {
     let mut roles = election.roles();
@@ -110,11 +125,10 @@ async fn one_of_three_works_at_a_time_and_lets_others_go_first(agent: &TestAgent
             term.publish(format!("{candidate} works")).await.unwrap();
             if again { Next::Stop } else { Next::StepDown }
         });
-        runs.push(tokio::spawn(run));
+        runs.push(start(run));
     }
     for run in runs {
-        let outcome = tokio::time::timeout(LONG, run).await.unwrap();
-        assert!(matches!(outcome.unwrap().unwrap(), Outcome::Finished));
+        assert!(matches!(outcome(run).await, Outcome::Finished));
     }
     let terms = terms.lock().unwrap();
     assert_eq!(terms.len(), 6, "{terms:?}");
@@ -143,15 +157,12 @@ async fn a_destroyed_session_ends_the_work_before_the_next_leader_works(agent: &
         let election = election.step_down_within(Duration::from_millis(50));
         let (stop, stopped) = signal();
         let (inside, led) = (Arc::clone(&inside), Arc::clone(&led));
-        runs.push(tokio::spawn(election.run(
-            stopped,
-            async move |term: Term| {
-                let _inside = Inside::enter(&inside);
-                let session = term.session().clone();
-                led.send_replace(Some((session, term.clone())));
-                std::future::pending().await
-            },
-        )));
+        runs.push(start(election.run(stopped, async move |term: Term| {
+            let _inside = Inside::enter(&inside);
+            let session = term.session().clone();
+            led.send_replace(Some((session, term.clone())));
+            std::future::pending().await
+        })));
         stops.push(stop);
     }
     let first = tokio::time::timeout(LONG, leads.wait_for(Option::is_some)).await;
@@ -173,7 +184,7 @@ async fn a_destroyed_session_ends_the_work_before_the_next_leader_works(agent: &
     drop(stops);
     let mut interrupted = 0;
     for run in runs {
-        match run.await.unwrap().unwrap() {
+        match outcome(run).await {
             Outcome::Interrupted => interrupted += 1,
             Outcome::NotLeading => {}
             other => panic!("{other:?}"),
@@ -192,7 +203,7 @@ async fn a_leader_that_is_told_to_stop_steps_down_in_order(agent: &TestAgent) {
     let run = {
         let (log, spawned, key) = (Arc::clone(&log), Arc::clone(&spawned), key.clone());
         let client = client.clone();
-        tokio::spawn(election.run(stopped, async move |term: Term| {
+        start(election.run(stopped, async move |term: Term| {
             let dropped = Dropped(Arc::clone(&spawned));
             term.spawn(async move {
                 let _dropped = dropped;
@@ -213,7 +224,7 @@ async fn a_leader_that_is_told_to_stop_steps_down_in_order(agent: &TestAgent) {
     };
     becomes(&election, Role::is_leader).await;
     stop.send(()).unwrap();
-    assert!(matches!(run.await.unwrap().unwrap(), Outcome::SteppedDown));
+    assert!(matches!(outcome(run).await, Outcome::SteppedDown));
     assert_eq!(*log.lock().unwrap(), ["told", "done"]);
     assert!(spawned.load(Ordering::SeqCst));
     assert!(!is_held(agent, &key).await);
@@ -228,13 +239,13 @@ async fn work_that_does_not_end_is_dropped_when_its_time_is_over(agent: &TestAge
     let (stop, stopped) = signal();
     let dropped = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&dropped);
-    let run = tokio::spawn(election.run(stopped, async move |_| {
+    let run = start(election.run(stopped, async move |_| {
         let _dropped = Dropped(Arc::clone(&seen));
         std::future::pending().await
     }));
     becomes(&election, Role::is_leader).await;
     stop.send(()).unwrap();
-    let outcome = run.await.unwrap().unwrap();
+    let outcome = outcome(run).await;
     assert!(matches!(outcome, Outcome::Interrupted), "{outcome:?}");
     assert!(dropped.load(Ordering::SeqCst));
     assert!(!is_held(agent, &key).await);
@@ -339,14 +350,14 @@ async fn a_candidate_that_is_told_to_stop_leaves_nothing_behind(agent: &TestAgen
     let guard = client.lock(key.as_str()).acquire().await.unwrap();
     let election = client.election(key.as_str());
     let (stop, stopped) = signal();
-    let run = tokio::spawn(election.run(stopped, async |_| panic!("it never leads")));
+    let run = start(election.run(stopped, async |_| panic!("it never leads")));
     let role = becomes(&election, |role| matches!(role, Role::Follower { .. })).await;
     match role {
         Role::Follower { leader } => assert_eq!(leader, *guard.session()),
         other => panic!("{other:?}"),
     }
     stop.send(()).unwrap();
-    let outcome = run.await.unwrap().unwrap();
+    let outcome = outcome(run).await;
     assert!(matches!(outcome, Outcome::NotLeading), "{outcome:?}");
     assert_eq!(sessions(agent, &key).await, 1);
     guard.check().unwrap();
