@@ -445,6 +445,8 @@ mod consul {
     use std::time::Duration;
 
     use http::Method;
+    use lictor::api::session::NewSession;
+    use lictor::api::txn::{Failure, FailureReason, KvOp, NodeOp, OpResult, Outcome};
     use lictor::ident::Token;
     use lictor::{Client, ErrorKind};
     use support::consul::Agent;
@@ -501,6 +503,78 @@ mod consul {
         assert_eq!(err.kind(), ErrorKind::UnknownToken, "{err}");
         assert!(err.is_permission_denied());
         assert!(!format!("{err} {err:?}").contains(&token.secret));
+    }
+
+    #[tokio::test]
+    async fn a_transaction_tells_what_is_denied_and_leaves_out_what_is_hidden() {
+        let agent = Agent::options().acl().start().await;
+        let rules = r#"key_prefix "r/" { policy = "read" } key_prefix "w/" { policy = "write" }"#;
+        let token = agent.create_token("keys", rules).await;
+        let anonymous = client(&agent);
+        let all = anonymous.with_token(Token::new(agent.management_token()).unwrap());
+        let some = anonymous.with_token(Token::new(token.secret.as_str()).unwrap());
+        for key in ["hidden/1", "r/1", "w/1"] {
+            assert!(all.kv().put(key, "v").await.unwrap());
+        }
+
+        let txn = some
+            .txn()
+            .kv(KvOp::set("r/1", "w"))
+            .kv(KvOp::set("w/1", "w"))
+            .kv(KvOp::check_index("hidden/1", 1))
+            .kv(KvOp::get("hidden/1"))
+            .node(NodeOp::delete("nobody"));
+        let outcome = txn.await.unwrap();
+        let Outcome::RolledBack(failures) = &outcome else {
+            panic!("{outcome:?}");
+        };
+        let places: Vec<usize> = failures.iter().map(Failure::operation).collect();
+        assert_eq!(places, [0, 2, 4]);
+        for failure in failures {
+            assert_eq!(*failure.reason(), FailureReason::PermissionDenied);
+        }
+        let err = outcome.into_result().unwrap_err();
+        assert!(err.is_permission_denied() && !err.is_transient(), "{err}");
+
+        // A read of what is hidden is no failure; its result is missing among the others.
+        let txn = some
+            .txn()
+            .kv(KvOp::get("hidden/1"))
+            .kv(KvOp::set("w/1", "w"))
+            .kv(KvOp::get_tree("hidden/"))
+            .kv(KvOp::get("r/1"))
+            .kv(KvOp::get("hidden/1"));
+        let results = txn.await.unwrap().into_result().unwrap();
+        assert_eq!(results.get(0), Some(&OpResult::Nothing));
+        assert_eq!(*results.kv(1).unwrap().key(), "w/1");
+        assert_eq!(results.get(2), Some(&OpResult::Tree(Vec::new())));
+        assert_eq!(results.kv(3).unwrap().value_str(), Some("v"));
+        assert_eq!(results.get(4), Some(&OpResult::Nothing));
+
+        agent.revoke_token(&token).await;
+        let err = some.txn().kv(KvOp::get("r/1")).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::UnknownToken, "{err}");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_the_token_may_not_see_reads_as_gone_and_is_not_renewed() {
+        let agent = Agent::options().acl().start().await;
+        let anonymous = client(&agent);
+        let all = anonymous.with_token(Token::new(agent.management_token()).unwrap());
+        let new = NewSession::new().no_checks();
+        let session = all.session().create(&new).await.unwrap();
+
+        let sessions = anonymous.session();
+        assert_eq!(*sessions.info(&session).await.unwrap(), None);
+        assert!(sessions.list().await.unwrap().is_empty());
+        for err in [
+            sessions.create(&new).await.unwrap_err(),
+            sessions.renew(&session).await.unwrap_err(),
+            sessions.destroy(&session).await.unwrap_err(),
+        ] {
+            assert_eq!(err.kind(), ErrorKind::PermissionDenied, "{err}");
+        }
+        assert!(all.session().renew(&session).await.unwrap().is_some());
     }
 
     #[tokio::test]

@@ -3,8 +3,9 @@
 use std::fmt::Debug;
 
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
-use lictor::api::{Answer, Read, Write, agent, catalog, health, kv};
+use lictor::api::{Answer, Read, Write, agent, catalog, health, kv, session, txn};
 use lictor::client::{Builder, Client};
+use lictor::coordination::{Election, LeaderView, Leadership, Next, Observer, Role, Term};
 use lictor::embedded::Agent;
 use lictor::ident::{CheckId, Datacenter, Key, NodeName, ServiceId, ServiceName, SessionId, Token};
 use lictor::registration::Registration;
@@ -31,12 +32,21 @@ fn handles_are_shared_between_threads_and_cloned() {
     cheap::<Answer<Vec<kv::Pair>>>();
     cheap::<ServiceDefinition>();
     cheap::<CheckDefinition>();
+    cheap::<session::NewSession>();
+    cheap::<session::Session>();
+    cheap::<txn::Txn>();
+    cheap::<(txn::KvOp, txn::NodeOp, txn::ServiceOp, txn::CheckOp)>();
+    cheap::<txn::Outcome>();
     cheap::<Tls>();
     cheap::<Token>();
     cheap::<Endpoint>();
     cheap::<EndpointSet>();
     cheap::<Target>();
     cheap::<Agent>();
+    cheap::<(Election, Term, Role, LeaderView<String>)>();
+    shared::<Leadership>();
+    shared::<Observer<String>>();
+    movable::<Observer<String>>();
     shared::<Registration>();
     shared::<lictor_tower::Error>();
     shared::<Changes<kv::Pair>>();
@@ -57,10 +67,28 @@ fn identifiers_compare_with_text() {
 fn all_futures_can_be_spawned() {
     let client = Client::builder().build().unwrap();
     sent(client.kv().get("a").send());
+    let election = client.election("a");
+    sent(election.campaign());
+    sent(election.run(std::future::pending(), async |term| {
+        term.publish("one").await.ok();
+        Next::Rejoin
+    }));
+    let name = String::from("two");
+    let mut terms = 0;
+    sent(
+        election.run(std::future::pending(), async move |term: Term| {
+            terms += 1;
+            term.publish(&name).await.ok();
+            Next::Stop
+        }),
+    );
     sent(client.kv().get("a").into_future());
     sent(client.kv().put("a", "b").send());
     sent(client.health().service("web").send());
     sent(client.agent().deregister("web").send());
+    sent(client.session().list().send());
+    sent(client.txn().kv(txn::KvOp::get("a")).send());
+    sent(client.txn().into_future());
     sent(client.register(ServiceDefinition::new("web")));
     fn of_watch(watch: &mut Watch<kv::Pair>) {
         sent(watch.changed());
@@ -90,6 +118,8 @@ fn nothing_prints_an_empty_debug_or_a_secret() {
         format!("{:?}", Client::builder().token("s3cret")),
         format!("{:?}", client.kv().get("a").token(token.clone())),
         format!("{:?}", client.kv().put("a", "b").token(token.clone())),
+        format!("{:?}", client.txn().token(token.clone())),
+        format!("{:?}", client.session()),
         format!("{:?}", client.with_token(token.clone())),
         format!("{token:?}"),
         format!("{:?}", ServiceDefinition::new("web").meta("a", "b")),

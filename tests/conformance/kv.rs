@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use lictor::ErrorKind;
 use lictor::api::kv::Pair;
+use lictor::api::session::NewSession;
+use lictor::ident::SessionId;
 use tokio::time::Instant;
 
 use crate::{TestAgent, woken};
@@ -26,6 +28,11 @@ on_both_agents![
     a_prefix_that_is_waited_for_tells_a_deletion,
     a_missing_prefix_is_an_empty_list,
     all_consistencies_answer_alike,
+    a_lock_has_one_holder,
+    a_release_gives_a_key_up_and_replaces_its_value,
+    the_lock_index_counts_holders_until_a_plain_write,
+    a_lock_stops_no_plain_write_and_no_deletion,
+    a_lock_needs_a_session_that_is_there,
 ];
 
 /// Longer than any test.
@@ -347,4 +354,113 @@ async fn all_consistencies_answer_alike(agent: &TestAgent) {
         assert!(found.meta().last_contact().is_some(), "{consistency:?}");
         assert_eq!(found.into_value().unwrap().value(), b"v");
     }
+}
+
+/// A session that nothing ends but its destruction.
+async fn session(agent: &TestAgent) -> SessionId {
+    let session = NewSession::new().no_checks();
+    agent.client().session().create(&session).await.unwrap()
+}
+
+async fn a_lock_has_one_holder(agent: &TestAgent) {
+    let (kv, key) = (agent.client().kv(), agent.name("lock"));
+    let (mine, other) = (session(agent).await, session(agent).await);
+    let taken = kv.acquire(key.as_str(), &mine, "me").flags(7);
+    assert!(taken.await.unwrap());
+    let first = one(agent, &key).await;
+    assert_eq!(first.session(), Some(&mine));
+    assert_eq!((first.value(), first.flags()), (&b"me"[..], 7));
+    assert_eq!(first.lock_index(), 1);
+
+    let again = kv.acquire(key.as_str(), &other, "other");
+    assert!(!again.await.unwrap());
+    assert_eq!(one(agent, &key).await, first);
+
+    // For the holder it succeeds, and with the same value it changes nothing.
+    let same = kv.acquire(key.as_str(), &mine, "me").flags(7);
+    assert!(same.await.unwrap());
+    assert_eq!(one(agent, &key).await, first);
+    assert!(kv.acquire(key.as_str(), &mine, "still me").await.unwrap());
+    let second = one(agent, &key).await;
+    assert!(second.modify_index() > first.modify_index());
+    assert_eq!((second.value(), second.flags()), (&b"still me"[..], 0));
+    assert_eq!((second.lock_index(), second.session()), (1, Some(&mine)));
+}
+
+async fn a_release_gives_a_key_up_and_replaces_its_value(agent: &TestAgent) {
+    let (kv, key) = (agent.client().kv(), agent.name("lock"));
+    let (mine, other) = (session(agent).await, session(agent).await);
+    assert!(kv.acquire(key.as_str(), &mine, "me").await.unwrap());
+    let held = one(agent, &key).await;
+    assert!(!kv.release(key.as_str(), &other, "x").await.unwrap());
+    assert_eq!(one(agent, &key).await, held);
+
+    let released = kv.release(key.as_str(), &mine, "left").flags(8);
+    assert!(released.await.unwrap());
+    let free = one(agent, &key).await;
+    assert_eq!((free.value(), free.flags()), (&b"left"[..], 8));
+    assert_eq!((free.session(), free.lock_index()), (None, 1));
+    assert!(free.modify_index() > held.modify_index());
+
+    // Twice is once too often, and a missing key is held by nobody.
+    assert!(!kv.release(key.as_str(), &mine, "x").await.unwrap());
+    assert_eq!(one(agent, &key).await, free);
+    let missing = agent.name("none");
+    assert!(!kv.release(missing.as_str(), &mine, "x").await.unwrap());
+    assert_eq!(*kv.get(missing).await.unwrap(), None);
+
+    // A release has no delay: the next one holds at once.
+    assert!(kv.acquire(key.as_str(), &other, "other").await.unwrap());
+}
+
+async fn the_lock_index_counts_holders_until_a_plain_write(agent: &TestAgent) {
+    let (kv, key) = (agent.client().kv(), agent.name("lock"));
+    let (mine, other) = (session(agent).await, session(agent).await);
+    for holder in [&mine, &other, &mine] {
+        assert!(kv.acquire(key.as_str(), holder, "v").await.unwrap());
+        assert!(kv.release(key.as_str(), holder, "v").await.unwrap());
+    }
+    assert_eq!(one(agent, &key).await.lock_index(), 3);
+    assert!(kv.acquire(key.as_str(), &other, "v").await.unwrap());
+    assert_eq!(one(agent, &key).await.lock_index(), 4);
+
+    assert!(kv.put(key.as_str(), "plain").await.unwrap());
+    let written = one(agent, &key).await;
+    assert_eq!((written.lock_index(), written.session()), (0, Some(&other)));
+    // For the holder itself nothing is counted.
+    assert!(kv.acquire(key.as_str(), &other, "v").await.unwrap());
+    assert_eq!(one(agent, &key).await.lock_index(), 0);
+    assert!(kv.release(key.as_str(), &other, "v").await.unwrap());
+    assert!(kv.acquire(key.as_str(), &mine, "v").await.unwrap());
+    assert_eq!(one(agent, &key).await.lock_index(), 1);
+    // And so does a conditional write.
+    let index = one(agent, &key).await.modify_index();
+    assert!(kv.put(key.as_str(), "w").cas(index).await.unwrap());
+    let written = one(agent, &key).await;
+    assert_eq!((written.lock_index(), written.session()), (0, Some(&mine)));
+}
+
+async fn a_lock_stops_no_plain_write_and_no_deletion(agent: &TestAgent) {
+    let (kv, key) = (agent.client().kv(), agent.name("lock"));
+    let (mine, other) = (session(agent).await, session(agent).await);
+    assert!(kv.acquire(key.as_str(), &mine, "me").await.unwrap());
+    assert!(kv.put(key.as_str(), "somebody").await.unwrap());
+    assert_eq!(one(agent, &key).await.value(), b"somebody");
+    assert!(kv.delete(key.as_str()).await.unwrap());
+    // The lock went with it, and nobody has to wait.
+    assert!(kv.acquire(key.as_str(), &other, "other").await.unwrap());
+    assert_eq!(one(agent, &key).await.session(), Some(&other));
+}
+
+async fn a_lock_needs_a_session_that_is_there(agent: &TestAgent) {
+    let (kv, key) = (agent.client().kv(), agent.name("lock"));
+    let gone = session(agent).await;
+    agent.client().session().destroy(&gone).await.unwrap();
+    for session in [gone, SessionId::new("nope").unwrap()] {
+        let err = kv.acquire(key.as_str(), &session, "x").await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::UnknownSession, "{err}");
+        assert!(err.is_unknown_session() && !err.is_transient(), "{err}");
+        assert!(!kv.release(key.as_str(), &session, "x").await.unwrap());
+    }
+    assert_eq!(*kv.get(key).await.unwrap(), None);
 }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::client::Raw;
 use crate::error::Result;
 use crate::ident::text::Table;
+use crate::proto::json;
 use crate::proto::pieces::Splitter;
 use crate::transport::{BoxError, Gather};
 
@@ -110,7 +111,7 @@ impl<T: DeserializeOwned + Send + Sync> Gather for List<T> {
         } = self;
         table.get_or_insert_with(Table::new).within(|| {
             splitter.push(piece, |text| {
-                items.push(Arc::new(serde_json::from_slice(text)?));
+                items.push(Arc::new(json::read(text)?));
                 Ok(())
             })
         })

@@ -203,8 +203,9 @@ impl NewSession {
 
     /// How long the keys it held cannot be acquired after it ended. Default: Consul's 15 s.
     ///
-    /// It gives a holder that has not noticed its loss the time to stop. A key that was released
-    /// before has no such delay, and one that was deleted neither.
+    /// It gives a holder that has not noticed its loss the time to stop. A key that was released,
+    /// or deleted by hand, before the session ended has no such delay; one that was deleted by the
+    /// session's [`behavior`](Self::behavior) has.
     ///
     /// Range: 0 to 60 s. Consul would store a longer one and apply 60 s.
     pub fn lock_delay(self, delay: Duration) -> Self {

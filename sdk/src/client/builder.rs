@@ -18,8 +18,7 @@ use super::token::{TokenFile, TokenSource};
 use super::{Client, Scope, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Datacenter, Token};
-use crate::transport::http::{Http, Settings};
-use crate::transport::{BoxError, Request, Tls, Transport};
+use crate::transport::{BoxError, Request, Settings, Tls, Transport};
 
 /// Settings of a [`Client`]; [`build`](Self::build) is the only place that can fail.
 ///
@@ -228,7 +227,7 @@ impl Builder {
                     tls: address.is_tls().then(|| self.tls.clone()),
                     connect_timeout: self.connect_timeout,
                 };
-                Transport::new(Http::new(&settings)?)
+                Transport::to(&settings)?
             }
         };
         let token = match self.token {

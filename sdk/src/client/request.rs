@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use super::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Datacenter, Token, text};
+use crate::proto::json;
 use crate::proto::meta::Meta;
 use crate::proto::query::Target;
 use crate::proto::status;
@@ -197,9 +198,7 @@ impl Raw {
     /// The body as JSON.
     pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T> {
         let _shared = text::Scope::open(self.body.len());
-        // One look at the whole is cheaper than one at each of its texts.
-        let body = std::str::from_utf8(&self.body).map_err(|err| self.unexpected(err))?;
-        serde_json::from_str(body).map_err(|err| self.unexpected(err))
+        json::read(&self.body).map_err(|err| self.unexpected(err))
     }
 
     /// The body is not what the endpoint promises.

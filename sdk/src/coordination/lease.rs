@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -164,6 +165,11 @@ impl Lease {
 
     pub(super) fn client(&self) -> &Client {
         &self.inner.client
+    }
+
+    /// How long one proof of everything lasts.
+    pub(super) fn belief(&self) -> Duration {
+        self.inner.terms.belief()
     }
 
     /// The session that is believed in, or a new one.

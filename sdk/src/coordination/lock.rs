@@ -13,6 +13,7 @@ use super::held::{Content, Held};
 use super::keeper::Order;
 use super::lease::{Lease, Tenure};
 use super::profile::Profile;
+use super::role::Roles;
 use super::roster::{LOCK_FLAGS, SEMAPHORE_FLAGS};
 use super::seek::{Goal, Patience, Sought, seek};
 use super::state::{LossCause, Lost};
@@ -34,6 +35,7 @@ impl Client {
             value: None,
             lease: Source::Own(Profile::default()),
             deadline: None,
+            roles: None,
         }
     }
 }
@@ -64,6 +66,7 @@ pub struct Lock {
     value: Option<Bytes>,
     lease: Source,
     deadline: Option<Duration>,
+    roles: Option<Roles>,
 }
 
 /// Where the session comes from.
@@ -132,6 +135,12 @@ impl Lock {
         self
     }
 
+    /// Who is told what is seen while others hold it.
+    pub(super) fn telling(mut self, roles: &Roles) -> Self {
+        self.roles = Some(roles.clone());
+        self
+    }
+
     /// Takes the lock, as soon as nobody else holds it.
     ///
     /// It waits by a blocking query, and through outages of Consul. Two tasks that share a lease
@@ -180,9 +189,17 @@ impl Lock {
         self.seek(Patience::Try).await
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn valid_keys(&self) -> Result<Vec<Key>> {
+        self.keys.iter().cloned().collect()
+    }
+
     /// What the lock's lease is, and what is to be held by it.
     pub(super) fn prepared(&self) -> Result<(Lease, Goal)> {
-        let keys = self.keys.iter().cloned().collect::<Result<Vec<Key>>>()?;
+        let keys = self.valid_keys()?;
         let mut sorted: Vec<&Key> = keys.iter().collect();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair.first() == pair.last()) {
@@ -205,6 +222,7 @@ impl Lock {
             value: self.value.clone(),
             flags: LOCK_FLAGS,
             foreign: SEMAPHORE_FLAGS,
+            roles: self.roles.clone(),
         };
         Ok((lease, goal))
     }

@@ -16,6 +16,37 @@
 //! # }
 //! ```
 //!
+//! An [`Election`] is a lock with work that runs only while it is held, and a value that tells
+//! others who holds it:
+//!
+//! ```no_run
+//! # async fn example(client: lictor::Client, stop: impl Future<Output = ()> + Send) -> lictor::Result<()> {
+//! use lictor::coordination::Next;
+//!
+//! let election = client.election("jobs/mailer/leader").candidate("host-1:8080");
+//! election
+//!     .run(stop, async move |term| {
+//!         tokio::select! {
+//!             () = term.stopping() => {}
+//!             () = send_mails(term.token()) => {}
+//!         }
+//!         Next::StepDown
+//!     })
+//!     .await?;
+//! # async fn send_mails(_: lictor::coordination::FencingToken) {}
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | I want to | use |
+//! |---|---|
+//! | hold a key, or several | [`Client::lock`](crate::Client::lock) |
+//! | do work in one process of many | [`Election::run`] |
+//! | lead, and decide by hand when to stop | [`Election::campaign`] |
+//! | know who leads, without campaigning | [`Election::observe`] |
+//! | tell whether this process leads | [`Election::roles`], [`Held::check`] |
+//! | share one session | [`Client::lease`](crate::Client::lease) |
+//!
 //! # What is guaranteed
 //!
 //! **No two believe at the same moment.** While [`Held::check`] says `Ok`, nobody else's does for
@@ -33,6 +64,8 @@
 //! - A key is taken only as it was seen free: a try that is on its way while a session ends cannot
 //!   slip past the lock-delay.
 //! - On release, the holder stops believing first, and unlocks then.
+//! - The work of an election runs in the task that races it against the loss: once the belief has
+//!   ended it is not polled again, and what it has spawned neither.
 //!
 //! **What that rests on.** Clocks of the machines involved differ by less than one per cent in
 //! speed; they need not show the same time. Time during which the machine was suspended counts
@@ -64,16 +97,31 @@ mod seat;
 mod aim;
 mod keeper;
 mod lease;
+mod role;
 mod seek;
 mod lock;
 mod admit;
 mod semaphore;
+mod explain;
+mod fenced;
+mod leadership;
+mod election;
+mod observe;
 
 pub use attempt::Released;
+pub use election::Election;
+pub use explain::{Explanation, KeyState, Occupant, Place, Places};
 pub use fence::{FenceGate, FencingToken, StaleToken};
+pub use fenced::{Fenced, FencedTxn};
 pub use held::Held;
+pub use leadership::{Leadership, Term};
 pub use lease::{Lease, NewLease};
 pub use lock::{Attempt, Holder, Lock, LockGuard};
+pub use observe::{Leader, LeaderView, Observer};
 pub use profile::Profile;
+pub use role::{Next, Outcome, Role};
 pub use semaphore::{Permit, Semaphore};
 pub use state::{LeaseState, LossCause, Lost, States};
+
+#[cfg(test)]
+mod simulation;

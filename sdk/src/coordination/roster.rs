@@ -182,6 +182,16 @@ impl Scene {
         roster.is_some_and(|roster| roster.holders.contains_key(session))
     }
 
+    /// The sessions that hold a key of their own: those with a place, and those of the reference
+    /// client that wait for one.
+    pub(super) fn contenders(&self) -> impl Iterator<Item = &str> {
+        let own = self.beside.iter().filter(|(name, pair)| {
+            let session = pair.session().map(SessionId::as_str);
+            session == Some(name.as_str())
+        });
+        own.map(|(name, _)| name.as_str())
+    }
+
     pub(super) fn standing(&self, prefix: &Prefix, session: &str) -> Standing {
         let mut standing = Standing {
             taken: 0,

@@ -13,6 +13,7 @@ use super::claims::Claim;
 use super::held::Hold;
 use super::keeper::{Order, Taken};
 use super::lease::{Lease, Tenure};
+use super::role::Roles;
 use crate::api::kv::Pair;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,8 @@ pub(super) struct Goal {
     pub(super) flags: u64,
     /// Flags of keys that are something else.
     pub(super) foreign: u64,
+    /// Who is told what is seen while others are waited for.
+    pub(super) roles: Option<Roles>,
 }
 
 /// Whether to wait for those who hold.
@@ -75,6 +78,8 @@ struct Seeker<'a> {
     contest: Contest,
     /// The session that was last seen to hold, and its lock-delay if it could be read.
     former: Option<(SessionId, Option<Duration>)>,
+    /// The session that it seeks by.
+    own: Option<SessionId>,
     pause: Backoff,
 }
 
@@ -88,6 +93,7 @@ pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Resu
         patience,
         contest: Contest::default(),
         former: None,
+        own: None,
         pause: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
     };
     loop {
@@ -98,6 +104,7 @@ pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Resu
                 continue;
             }
         };
+        seeker.own = Some(tenure.session.clone());
         let claim = match patience {
             Patience::Try => match tenure.claims.try_claim(&goal.keys) {
                 Some(claim) => claim,
@@ -195,6 +202,9 @@ impl Seeker<'_> {
             return Err(err);
         }
         tracing::debug!(keys = ?self.goal.keys, error = %err, "lock: waiting for Consul");
+        if let Some(roles) = &self.goal.roles {
+            roles.unknown(err);
+        }
         tokio::time::sleep(self.pause.next(rand::random())).await;
         Ok(())
     }
@@ -208,10 +218,22 @@ impl Seeker<'_> {
                 pair,
             };
             self.check_kind(&view)?;
+            self.tell(&view);
             views.push(view);
         }
         self.pause.reset();
         Ok(views)
+    }
+
+    /// Tells what an answer has just shown.
+    fn tell(&self, view: &View) {
+        if let Some(roles) = &self.goal.roles {
+            let holder = view.holder();
+            match holder.filter(|holder| self.own.as_ref() != Some(*holder)) {
+                Some(holder) => roles.follower(holder),
+                None => roles.candidate(),
+            }
+        }
     }
 
     /// A key of a semaphore is no lock.
@@ -245,6 +267,7 @@ impl Seeker<'_> {
         }
         match self.change(view, place).await {
             Ok(changed) => {
+                self.tell(&changed);
                 let same = changed.index == view.index;
                 *view = changed;
                 if same {
@@ -252,7 +275,11 @@ impl Seeker<'_> {
                     tokio::time::sleep(UNCHANGED).await;
                 }
             }
-            Err(err) => self.bear(err).await?,
+            Err(err) => {
+                self.bear(err).await?;
+                // The next answer comes at once, changed or not: it tells that there are answers.
+                view.index = 0;
+            }
         }
         self.check_kind(view)?;
         if view.holder().is_none() {

@@ -219,6 +219,10 @@ impl Semaphore {
         self.prefix.as_ref().map_err(Clone::clone)
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     async fn seek(&self, patience: Patience) -> Result<Option<Permit>> {
         let prefix = self.prefix()?;
         places(self.limit.get())?;
@@ -229,11 +233,7 @@ impl Semaphore {
             limit: &self.limit,
             value: self.value.clone().unwrap_or_default(),
         };
-        let admitted = match admit(&lease, &wish, patience).await {
-            Ok(admitted) => admitted,
-            Err(err) => return Err(err),
-        };
-        match admitted {
+        match admit(&lease, &wish, patience).await? {
             Admitted::In(hold, tenure) => Ok(Some(Permit {
                 held: Held::new(hold),
                 tenure,
@@ -265,7 +265,7 @@ fn places(limit: u32) -> Result<()> {
 /// It dereferences to [`Held`], which says whether it still is. Its [token](Held::token) grows with
 /// each that is let in. A [`FenceGate`](super::FenceGate) lets only the newest holder pass, so it is
 /// for semaphores of one place; where several hold, fence by
-/// a write that checks its session.
+/// [`Kv::fenced`](crate::api::kv::Kv::fenced).
 ///
 /// # Drop
 ///

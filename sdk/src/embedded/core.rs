@@ -94,6 +94,18 @@ impl Core {
         locked
     }
 
+    /// The agent leaves: whoever waits for an answer is told, and nobody is answered any more.
+    pub(super) fn leave(&self) {
+        // Those that wait are woken when the lock is given back, before they are cut off.
+        self.lock().state.leave(Instant::now());
+        self.faults.set_away(true);
+    }
+
+    pub(super) fn rejoin(&self) {
+        self.lock().state.rejoin(Instant::now());
+        self.faults.set_away(false);
+    }
+
     /// Tells of changes after this call.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

@@ -41,6 +41,7 @@ pub(super) enum Effect {
     Hang,
     Truncate,
     Garble,
+    LoseAnswer,
 }
 
 impl Fault {
@@ -82,6 +83,14 @@ impl Fault {
         Self::new(Effect::Garble)
     }
 
+    /// The request is carried out, but its answer is lost: the connection is closed without one.
+    ///
+    /// Who sent it cannot know whether it was carried out. Compare [`disconnect`](Self::disconnect),
+    /// which looks the same from outside.
+    pub fn lose_answer() -> Self {
+        Self::new(Effect::LoseAnswer)
+    }
+
     /// Only requests whose path begins with `prefix` are hit.
     pub fn under(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
@@ -106,6 +115,7 @@ pub(super) struct Plan {
 pub(super) struct FaultTable {
     faults: Mutex<Vec<Fault>>,
     frozen: watch::Sender<bool>,
+    away: watch::Sender<bool>,
 }
 
 impl Default for FaultTable {
@@ -113,6 +123,7 @@ impl Default for FaultTable {
         Self {
             faults: Mutex::default(),
             frozen: watch::channel(false).0,
+            away: watch::channel(false).0,
         }
     }
 }
@@ -134,6 +145,20 @@ impl FaultTable {
     pub(super) async fn thawed(&self) {
         // The sender is part of `self`, so that it cannot be gone.
         let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
+    }
+
+    pub(super) fn set_away(&self, away: bool) {
+        self.away.send_replace(away);
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        *self.away.borrow()
+    }
+
+    /// Returns when the agent has left.
+    pub(super) async fn left(&self) {
+        // The sender is part of `self`, so that it cannot be gone.
+        let _ = self.away.subscribe().wait_for(|away| *away).await;
     }
 
     /// Decides the fate of a request, which uses up faults with a count.

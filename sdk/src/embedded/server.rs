@@ -132,6 +132,9 @@ async fn dns_stream(mut stream: TcpStream, core: Arc<Core>) {
             return;
         }
         core.faults.thawed().await;
+        if core.faults.is_away() {
+            return;
+        }
         let Some(answer) = dns::answer(&core, &packet, Transport::Tcp) else {
             return;
         };
@@ -159,6 +162,9 @@ async fn dns_packets(socket: UdpSocket, core: Arc<Core>, mut signal: StopSignal)
                 continue;
             };
             core.faults.thawed().await;
+            if core.faults.is_away() {
+                continue;
+            }
             let asked = packet.get(..length).unwrap_or_default();
             if let Some(answer) = dns::answer(&core, asked, Transport::Udp) {
                 // A lost packet is what UDP promises.

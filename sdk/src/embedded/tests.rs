@@ -112,3 +112,24 @@ fn starting_outside_a_runtime_is_an_error() {
     let polled = start.as_mut().poll(&mut context);
     assert!(matches!(polled, std::task::Poll::Ready(Err(_))));
 }
+
+#[tokio::test]
+async fn an_agent_that_left_closes_connections_and_is_back_at_its_port() {
+    let agent = Agent::start().await.unwrap();
+    agent.leave();
+    let mut answer = String::new();
+    let mut stream = ask(agent.http_addr(), LEADER).await.unwrap();
+    let read = stream.read_to_string(&mut answer).await.unwrap_or(0);
+    assert_eq!((read, answer.as_str()), (0, ""));
+    let mut tcp = TcpStream::connect(agent.dns_addr()).await.unwrap();
+    tcp.write_u16(u16::try_from(QUESTION.len()).unwrap())
+        .await
+        .unwrap();
+    tcp.write_all(QUESTION).await.unwrap();
+    assert_eq!(tcp.read(&mut [0; 1]).await.unwrap_or(0), 0);
+
+    agent.rejoin();
+    let mut stream = ask(agent.http_addr(), LEADER).await.unwrap();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}

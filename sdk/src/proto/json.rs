@@ -4,6 +4,7 @@
 //! is emptiness, and a number out of range is what its accessor says.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -317,6 +318,15 @@ pub(crate) fn object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     Ok(json.filter(|json| !empty(json)))
 }
 
+/// What a whole text of JSON says.
+///
+/// All texts are read as `str`, so that a program holds each type's reader once; one look at the
+/// whole is cheaper than one at each of its texts, too.
+pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    let text = std::str::from_utf8(text).map_err(serde::de::Error::custom)?;
+    serde_json::from_str(text)
+}
+
 /// The default where `null` stands.
 pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -380,9 +390,48 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    Ok(Option::<Vec<T>>::deserialize(deserializer)?
-        .unwrap_or_default()
-        .into_boxed_slice())
+    struct List<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Box<[T]>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list, or null")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Box::default())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            Ok(few(&mut || seq.next_element())?.unwrap_or_default())
+        }
+    }
+
+    deserializer.deserialize_any(List(PhantomData))
+}
+
+/// Collects what is mostly little; `None` if there is nothing.
+///
+/// Little takes the memory it needs and no buffer before it: ten thousand buffers, each given back
+/// between two things that stay, leave holes that an allocator keeps for long.
+pub(crate) fn few<T, E, C: FromIterator<T>>(
+    next: &mut dyn FnMut() -> Result<Option<T>, E>,
+) -> Result<Option<C>, E> {
+    let Some(one) = next()? else {
+        return Ok(None);
+    };
+    let Some(two) = next()? else {
+        return Ok(Some(C::from_iter([one])));
+    };
+    let Some(three) = next()? else {
+        return Ok(Some(C::from_iter([one, two])));
+    };
+    let mut all = vec![one, two, three];
+    while let Some(more) = next()? {
+        all.push(more);
+    }
+    Ok(Some(all.into_iter().collect()))
 }
 
 /// A Go duration; zero, emptiness and what is no duration are absence.
@@ -425,7 +474,12 @@ mod tests {
     use super::*;
 
     fn read<T: DeserializeOwned>(json: &str) -> T {
-        serde_json::from_str(json).unwrap()
+        super::read(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_text_is_refused() {
+        assert!(super::read::<Text>(b"\"\xff\"").is_err());
     }
 
     #[test]
@@ -452,6 +506,18 @@ mod tests {
         assert_eq!(list.iter().collect::<Vec<_>>(), ["b", "a", ""]);
         assert!(list.contains("a") && !list.contains("A"));
         assert_eq!(format!("{list:?}"), r#"["b", "a", ""]"#);
+    }
+
+    #[test]
+    fn a_list_of_any_length_is_read_whole() {
+        #[derive(Deserialize)]
+        struct List(#[serde(deserialize_with = "list")] Box<[u8]>);
+        assert!(read::<List>("null").0.is_empty());
+        for length in 0..6 {
+            let all: Vec<u8> = (0..length).collect();
+            assert_eq!(*read::<List>(&format!("{all:?}")).0, *all);
+        }
+        assert!(serde_json::from_str::<List>("[1,2,true]").is_err());
     }
 
     #[test]

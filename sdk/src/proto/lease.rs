@@ -150,6 +150,12 @@ impl Lease {
         all.min().unwrap_or_else(Instant::now)
     }
 
+    /// Whether the session is believed in at `now`, for who only looks.
+    #[cfg(test)]
+    pub(crate) fn believed(&self, now: Instant) -> bool {
+        !self.ended && now < self.until()
+    }
+
     /// Whether the session is believed in at `now`. Once it is not, it never is again.
     pub(crate) fn holds(&mut self, now: Instant) -> bool {
         if now >= self.until() {

@@ -1,6 +1,5 @@
-//! The default transport: reqwest, and the only file that names it.
+//! The default transport where the agent speaks HTTPS: reqwest, and the only file that names it.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,23 +10,8 @@ use http::{Response, Uri};
 use reqwest::Url;
 use tower_service::Service;
 
-use super::{Lane, Request, Tls};
+use super::{Lane, Request, Settings};
 use crate::error::{Error, ErrorKind, Result};
-
-/// How the default transport reaches the agent.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Settings {
-    /// What all URIs begin with: scheme and authority; its path does not count.
-    pub(crate) origin: Uri,
-    /// A unix socket in place of TCP.
-    pub(crate) unix_socket: Option<PathBuf>,
-    /// The agent's host, where TLS expects another name: connections then go to this host.
-    pub(crate) host: String,
-    /// TLS settings; used where the URI's scheme is `https`.
-    pub(crate) tls: Option<Tls>,
-    /// How long a connection may take to open.
-    pub(crate) connect_timeout: Duration,
-}
 
 /// One pool of connections per lane, so that a heartbeat never waits for, or inherits the fate of,
 /// a connection that a blocking query holds.
@@ -112,10 +96,13 @@ fn client(settings: &Settings) -> Result<reqwest::Client> {
         .tcp_keepalive(Duration::from_secs(15))
         .connect_timeout(settings.connect_timeout)
         .pool_idle_timeout(Duration::from_secs(90));
-    if let Some(path) = &settings.unix_socket {
-        builder = unix(builder, path)?;
+    if let Some(tls) = &settings.tls {
+        builder = builder.tls_backend_preconfigured(tls.config()?);
+        // The URI then bears the name that TLS expects, and every name resolves to the agent.
+        if tls.name().is_some() {
+            builder = builder.dns_resolver(Arc::new(Always(settings.host.clone())));
+        }
     }
-    builder = secure(builder, settings)?;
     builder.build().map_err(|err| {
         Error::new(ErrorKind::Config)
             .context("HTTP client")
@@ -123,50 +110,9 @@ fn client(settings: &Settings) -> Result<reqwest::Client> {
     })
 }
 
-#[cfg(unix)]
-fn unix(builder: reqwest::ClientBuilder, path: &std::path::Path) -> Result<reqwest::ClientBuilder> {
-    Ok(builder.unix_socket(path.to_owned()))
-}
-
-#[cfg(not(unix))]
-fn unix(_: reqwest::ClientBuilder, path: &std::path::Path) -> Result<reqwest::ClientBuilder> {
-    Err(Error::new(ErrorKind::Config).context(format!(
-        "address unix://{}: this system has no unix sockets",
-        path.display()
-    )))
-}
-
-#[cfg(feature = "tls")]
-fn secure(builder: reqwest::ClientBuilder, settings: &Settings) -> Result<reqwest::ClientBuilder> {
-    let Some(tls) = &settings.tls else {
-        // Without a configuration of its own, reqwest looks for a provider of the whole process
-        // and panics if there is none. A plain connection needs no roots.
-        return Ok(builder.tls_backend_preconfigured(Tls::unused()?));
-    };
-    let builder = builder.tls_backend_preconfigured(tls.config()?);
-    Ok(match tls.name() {
-        // The URI then bears the name that TLS expects, and every name resolves to the agent.
-        Some(_) => builder.dns_resolver(Arc::new(Always(settings.host.clone()))),
-        None => builder,
-    })
-}
-
-#[cfg(not(feature = "tls"))]
-fn secure(builder: reqwest::ClientBuilder, settings: &Settings) -> Result<reqwest::ClientBuilder> {
-    match &settings.tls {
-        None => Ok(builder),
-        Some(tls) => Err(Error::new(ErrorKind::Config).context(format!(
-            "address https://{}: this build has no TLS; turn on the feature `tls` of lictor",
-            tls.name().unwrap_or(&settings.host)
-        ))),
-    }
-}
-
 /// Resolves every name to one host.
-#[cfg(feature = "tls")]
 struct Always(String);
 
-#[cfg(feature = "tls")]
 impl reqwest::dns::Resolve for Always {
     fn resolve(&self, _name: reqwest::dns::Name) -> reqwest::dns::Resolving {
         let host = self.0.clone();

@@ -10,15 +10,19 @@
 //! request was not sent, any other may have come before or after that.
 
 mod tls;
-pub(crate) mod http;
+mod plain;
+#[cfg(feature = "tls")]
+mod http;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ::http::Response;
+use ::http::{Response, Uri};
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use tower_service::Service;
@@ -61,6 +65,25 @@ pub(crate) trait Gather: Send {
     fn take(&mut self, piece: &[u8]) -> Result<(), BoxError>;
 }
 
+/// How the default transport reaches the agent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// What all URIs begin with: scheme and authority; its path does not count.
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(dead_code, reason = "plain requests bear it themselves")
+    )]
+    pub(crate) origin: Uri,
+    /// A unix socket in place of TCP.
+    pub(crate) unix_socket: Option<PathBuf>,
+    /// The agent's host, where TLS expects another name: connections then go to this host.
+    pub(crate) host: String,
+    /// TLS settings; used where the URI's scheme is `https`.
+    pub(crate) tls: Option<Tls>,
+    /// How long a connection may take to open.
+    pub(crate) connect_timeout: Duration,
+}
+
 /// Something to gather in; it borrows nothing.
 pub(crate) type Gathering = dyn Gather + 'static;
 
@@ -89,6 +112,20 @@ impl Transport {
         B::Error: Into<BoxError>,
     {
         Self(Arc::new(Erased(service)))
+    }
+
+    /// The default one: hyper for plain HTTP, reqwest for HTTPS.
+    pub(crate) fn to(settings: &Settings) -> Result<Self> {
+        match &settings.tls {
+            None => Ok(Self::new(plain::Plain::new(settings))),
+            #[cfg(feature = "tls")]
+            Some(_) => Ok(Self::new(http::Http::new(settings)?)),
+            #[cfg(not(feature = "tls"))]
+            Some(tls) => Err(Error::new(ErrorKind::Config).context(format!(
+                "address https://{}: this build has no TLS; turn on the feature `tls` of lictor",
+                tls.name().unwrap_or(&settings.host)
+            ))),
+        }
     }
 
     /// Sends one request and collects its answer, of at most `limit` bytes.

@@ -175,16 +175,6 @@ mod rustls_config {
                 .map_err(|err| wrong("client certificate and key do not fit").caused_by(err))
         }
 
-        /// A configuration that trusts nobody, for transports that only speak plain HTTP.
-        pub(crate) fn unused() -> Result<ClientConfig> {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            Ok(ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(|err| wrong("TLS versions").caused_by(err))?
-                .with_root_certificates(RootCertStore::empty())
-                .with_no_client_auth())
-        }
-
         fn root_store(&self) -> Result<RootCertStore> {
             let mut roots = RootCertStore::empty();
             if self.roots.is_empty() && self.root_dirs.is_empty() {

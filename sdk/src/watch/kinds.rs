@@ -10,6 +10,7 @@ use super::reader::Watch;
 use crate::api::{Endpoint, Read, catalog, health, kv};
 use crate::error::Result;
 use crate::ident::{CheckId, Key, NodeName, ServiceId, ServiceName};
+use crate::proto::json;
 use crate::proto::query::Target;
 use crate::transport::BoxError;
 
@@ -42,7 +43,7 @@ type Items<T> = Vec<Arc<T>>;
 
 /// An array whose elements are decoded one by one.
 const fn array<T: DeserializeOwned>() -> Shape<T> {
-    Shape::Array(|text| Ok(serde_json::from_slice(text)?))
+    Shape::Array(|text| Ok(json::read(text)?))
 }
 
 /// The parameters of a query.
@@ -168,7 +169,7 @@ impl Watched for catalog::ServiceTags {
     }
 
     const SHAPE: Shape<Self> = Shape::Whole(|body| {
-        let all: Option<catalog::AllServiceTags> = serde_json::from_slice(body)?;
+        let all: Option<catalog::AllServiceTags> = json::read(body)?;
         Ok(all.unwrap_or_default().0)
     });
 }

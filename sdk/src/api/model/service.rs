@@ -373,12 +373,16 @@ impl<'de> Deserialize<'de> for ServiceAddresses {
                 self,
                 mut map: A,
             ) -> Result<ServiceAddresses, A::Error> {
-                let mut all = Vec::with_capacity(2);
-                while let Some((name, at)) = map.next_entry::<json::Shared, ServiceAddress>()? {
-                    all.push(Named { name: name.0, at });
+                let mut all: Option<Arc<[Named]>> = json::few(&mut || {
+                    let entry = map.next_entry()?;
+                    Ok(entry.map(|(json::Shared(name), at)| Named { name, at }))
+                })?;
+                let all_named = all.as_mut().and_then(Arc::get_mut).unwrap_or_default();
+                // Go writes maps sorted.
+                if !all_named.is_sorted_by(|one, other| one.name <= other.name) {
+                    all_named.sort_by(|one, other| one.name.cmp(&other.name));
                 }
-                all.sort_by(|one, other| one.name.cmp(&other.name));
-                Ok(ServiceAddresses((!all.is_empty()).then(|| all.into())))
+                Ok(ServiceAddresses(all))
             }
         }
 

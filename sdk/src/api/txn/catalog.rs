@@ -165,9 +165,9 @@ impl NodeOp {
 
 /// An operation on an instance of a service in the catalog, in a transaction.
 ///
-/// Consul ties a service in a transaction to fewer fields than elsewhere: tagged addresses, unix
-/// sockets and the service mesh are left out without a word, up to 1.13 kind and proxy as well
-/// (measured on 1.8.7, and read in the source of later ones).
+/// Consul takes fewer fields of a service here than elsewhere, and leaves the others out without a
+/// word: tagged addresses, unix sockets and the mesh, and in old versions kind and proxy as well
+/// (measured on 1.8.7, read in the source of later ones).
 #[derive(Clone, Debug)]
 #[must_use = "an operation does nothing until it is put into a transaction"]
 pub struct ServiceOp {

@@ -89,6 +89,12 @@ impl Call {
         reply::json(&[member], self.layout())
     }
 
+    /// The last answer of an agent that leaves.
+    pub(super) fn agent_leave(&self) -> Reply {
+        self.core.leave();
+        reply::empty(StatusCode::OK)
+    }
+
     pub(super) fn agent_services(&self) -> Outcome {
         let filter = self.filter(fields::SERVICE)?;
         let locked = self.core.lock();

@@ -181,7 +181,8 @@ impl Call {
                         let jitter = locked.state.random_part(options.wait / 16);
                         (now + options.wait + jitter, lost, replaced)
                     });
-                if asked_leader && lost != lost_at_start {
+                let left = !locked.state.is_present();
+                if left || (asked_leader && lost != lost_at_start) {
                     let text = "rpc error making call: EOF";
                     return Err(failed(Refusal::internal(text)));
                 }

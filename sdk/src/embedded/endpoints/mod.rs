@@ -53,22 +53,37 @@ struct Call {
 
 /// Answers a request, or says how the connection breaks.
 pub(super) async fn serve(core: Arc<Core>, request: Request<Bytes>) -> io::Result<Response<Body>> {
+    if core.faults.is_away() {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     let raw_path = request.uri().path().to_owned();
     core.traffic.count(request.method(), &raw_path);
     let plan = core.faults.plan(&raw_path);
-    core.faults.thawed().await;
-    let reply = match &plan.effect {
-        Some(Effect::Hang) => std::future::pending().await,
-        Some(Effect::Disconnect) => return Err(io::ErrorKind::ConnectionReset.into()),
-        Some(Effect::Answer(status, text)) => reply::text_reply(*status, text.clone()),
-        _ => answer(Arc::clone(&core), request).await,
+    let work = async {
+        core.faults.thawed().await;
+        let reply = match &plan.effect {
+            Some(Effect::Hang) => std::future::pending().await,
+            Some(Effect::Disconnect) => {
+                return Err(io::Error::from(io::ErrorKind::ConnectionReset));
+            }
+            Some(Effect::Answer(status, text)) => reply::text_reply(*status, text.clone()),
+            _ => answer(Arc::clone(&core), request).await,
+        };
+        if !plan.delay.is_zero() {
+            tokio::time::sleep(plan.delay).await;
+        }
+        // An agent that was stopped while it worked on the answer does not send it.
+        core.faults.thawed().await;
+        Ok(reply)
     };
-    if !plan.delay.is_zero() {
-        tokio::time::sleep(plan.delay).await;
-    }
-    // An agent that was stopped while it worked on the answer does not send it.
-    core.faults.thawed().await;
+    let reply = tokio::select! {
+        // What is ready when the agent leaves is still sent.
+        biased;
+        reply = work => reply?,
+        () = core.faults.left() => return Err(io::ErrorKind::ConnectionReset.into()),
+    };
     Ok(match plan.effect {
+        Some(Effect::LoseAnswer) => return Err(io::ErrorKind::ConnectionReset.into()),
         Some(Effect::Truncate) => reply.map(Body::cut),
         Some(Effect::Garble) => reply.map(|body| Body::whole(garbled(&body))),
         _ => reply.map(Body::whole),
@@ -146,6 +161,7 @@ impl Call {
         match endpoint {
             Endpoint::AgentSelf => Ok(self.agent_self()),
             Endpoint::AgentMembers => Ok(self.agent_members()),
+            Endpoint::AgentLeave => Ok(self.agent_leave()),
             Endpoint::AgentServices => self.agent_services(),
             Endpoint::AgentService => self.agent_service().await,
             Endpoint::AgentChecks => self.agent_checks(),

@@ -7,6 +7,7 @@ use http::Method;
 pub(super) enum Endpoint {
     AgentSelf,
     AgentMembers,
+    AgentLeave,
     AgentServices,
     AgentService,
     AgentChecks,
@@ -120,7 +121,7 @@ const ROUTES: &[Route] = &[
     route("/v1/agent/monitor", GET, Unserved),
     route("/v1/agent/reload", PUT, Unserved),
     route("/v1/agent/join/", PUT, Unserved),
-    route("/v1/agent/leave", PUT, Unserved),
+    route("/v1/agent/leave", PUT, Endpoint::AgentLeave),
     route("/v1/agent/force-leave/", PUT, Unserved),
     route("/v1/agent/token/", PUT, Unserved),
     route("/v1/agent/connect/authorize", POST, Unserved),
@@ -185,6 +186,7 @@ impl Endpoint {
             self,
             Self::AgentSelf
                 | Self::AgentMembers
+                | Self::AgentLeave
                 | Self::NodeMaintenance
                 | Self::CatalogDatacenters
                 | Self::CatalogNodes

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Call;
 use super::blocking::with_first_index;
 use super::decode::{Fields, Given, GoTime, Undecodable};
-use super::query::Options;
+use super::query::{Consistency, Options};
 use super::read::{Headers, Narrow, Read, What};
 use super::reply::{self, Refusal, Reply};
 use super::views::SessionView;
@@ -44,9 +44,18 @@ impl Call {
         let id = self.named_session()?;
         self.check_datacenter(self.params.value("dc"))?;
         self.await_leader().await?;
-        let id = SessionId::parse(id).map_err(|wrong| Refusal::internal(wrong.to_string()))?;
-        self.core.lock().state.destroy_session(id, Self::now());
-        Ok(reply::json(&true, self.layout()))
+        let mut locked = self.core.lock();
+        match SessionId::parse(id) {
+            Ok(id) => {
+                locked.state.destroy_session(id, Self::now());
+                Ok(reply::json(&true, self.layout()))
+            }
+            Err(wrong) => {
+                // The servers agreed on it before one of them looked.
+                locked.state.next_index();
+                Err(Refusal::internal(wrong.to_string()))
+            }
+        }
     }
 
     pub(super) async fn session_renew(&self) -> Result<Reply, Refusal> {
@@ -73,6 +82,9 @@ impl Call {
             Err(wrong) => {
                 self.check_datacenter(&options.datacenter)
                     .map_err(with_first_index)?;
+                if options.consistency != Consistency::Stale {
+                    self.await_leader().await.map_err(with_first_index)?;
+                }
                 Err(with_first_index(Refusal::internal(wrong.to_string())))
             }
         }

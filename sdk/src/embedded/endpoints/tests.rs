@@ -1,3 +1,4 @@
+mod leaving;
 mod sessions;
 mod txn;
 

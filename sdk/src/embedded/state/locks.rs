@@ -223,8 +223,8 @@ impl State {
     }
 
     /// The TTL of a session ran out.
-    pub(super) fn expire_session(&mut self, id: SessionId, at: Instant) -> bool {
-        self.expiries.remove(&id);
+    pub(crate) fn expire_session(&mut self, id: SessionId, at: Instant) -> bool {
+        self.stop_ttl(id);
         let index = self.next_index();
         self.invalidate(index, id, at)
     }

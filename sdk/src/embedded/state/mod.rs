@@ -86,6 +86,8 @@ pub(crate) struct State {
     started: Instant,
     /// Whether the agent has something to tell the servers that it could not tell yet.
     behind: bool,
+    /// Whether the agent is there at all.
+    present: bool,
     seed: u64,
 }
 
@@ -122,6 +124,7 @@ impl State {
             sync_at: None,
             started: now,
             behind: false,
+            present: true,
             seed,
             identity,
         };
@@ -136,9 +139,13 @@ impl State {
         // A fresh `consul agent -dev` writes its own node at index 10 and again, with all
         // addresses, at 12.
         self.index = 10;
-        self.ensure_self(true);
+        if self.present {
+            self.ensure_self(true);
+        }
         self.index = 12;
-        self.ensure_self(false);
+        if self.present {
+            self.ensure_self(false);
+        }
         self.version += 1;
         self.sync_all(now);
     }

@@ -83,7 +83,7 @@ impl fmt::Display for Malformed {
 }
 
 /// Go's text for a byte that is no hexadecimal digit.
-pub(super) fn no_hex_digit(byte: u8) -> String {
+pub(crate) fn no_hex_digit(byte: u8) -> String {
     let shown = char::from(byte);
     format!("encoding/hex: invalid byte: U+{byte:04X} '{shown}'")
 }

@@ -141,7 +141,35 @@ impl State {
         self.touch();
     }
 
+    pub(crate) fn is_present(&self) -> bool {
+        self.present
+    }
+
+    /// The agent leaves, and the servers forget its node: services, checks and sessions.
+    pub(crate) fn leave(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.present, false) {
+            return;
+        }
+        self.behind = true;
+        let index = self.next_index();
+        let node = self.identity.node.clone();
+        self.delete_node(index, &node, now);
+    }
+
+    /// An agent that left starts again with what it knew.
+    pub(crate) fn rejoin(&mut self, now: Instant) {
+        self.present = true;
+        self.touch();
+        if self.behind {
+            self.sync_all(now);
+        }
+    }
+
     fn is_behind(&mut self, now: Instant) -> bool {
+        if !self.present {
+            self.behind = true;
+            return true;
+        }
         match self.leader {
             Leader::Elected => false,
             Leader::Lost { at } => {

@@ -1,14 +1,16 @@
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tower_service::Service as _;
 
 use super::{get, park, put, register, send};
 use crate::embedded::Agent;
 
 /// Creates a session that depends on its node alone.
-async fn create(agent: &Agent, mut wish: Value) -> String {
+pub(super) async fn create(agent: &Agent, mut wish: Value) -> String {
     if wish.get("NodeChecks").is_none() {
         wish["NodeChecks"] = json!([]);
     }
@@ -17,12 +19,12 @@ async fn create(agent: &Agent, mut wish: Value) -> String {
     created.json()["ID"].as_str().unwrap().to_owned()
 }
 
-async fn acquire(agent: &Agent, key: &str, session: &str) -> bool {
+pub(super) async fn acquire(agent: &Agent, key: &str, session: &str) -> bool {
     let uri = format!("/v1/kv/{key}?acquire={session}");
     put(agent, &uri, "v").await.text() == "true"
 }
 
-async fn key(agent: &Agent, key: &str) -> Value {
+pub(super) async fn key(agent: &Agent, key: &str) -> Value {
     get(agent, &format!("/v1/kv/{key}")).await.json()[0].clone()
 }
 
@@ -155,6 +157,22 @@ async fn a_session_that_cannot_be_is_refused_in_consuls_words() {
             "{body}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_wish_that_came_in_pieces_is_not_looked_at() {
+    let agent = Agent::in_memory();
+    let request = Request::put("/v1/session/create")
+        .header("Transfer-Encoding", "chunked")
+        .body(Bytes::from_static(br#"{"TTL":"10s"}"#))
+        .unwrap();
+    let created = agent.clone().call(request).await.unwrap();
+    assert_eq!(created.status(), StatusCode::OK);
+    let session = &get(&agent, "/v1/session/list").await.json()[0];
+    assert_eq!(
+        (&session["TTL"], &session["NodeChecks"]),
+        (&json!(""), &json!(["serfHealth"]))
+    );
 }
 
 const UNKNOWN: &str = "11111111-1111-1111-1111-111111111111";

@@ -441,6 +441,49 @@ fn a_wiped_agent_keeps_the_sessions_of_its_node() {
 }
 
 #[test]
+fn an_agent_that_leaves_takes_its_sessions_and_comes_back_with_its_services() {
+    let (mut state, now) = state();
+    let passing = super::CheckSpec {
+        status: Some(PASSING.into()),
+        ..ttl(10)
+    };
+    register(&mut state, "a", "a1", vec![passing], now);
+    let id = create(&mut state, spec(), now);
+    acquire(&mut state, "k", id, "v", now).unwrap();
+    state.leave(now);
+    assert!(!lives(&state, id));
+    assert_eq!(entry(&state, "k").session, None);
+    assert!(state.replica.catalog.node("n1").is_none());
+    let refused = state.create_session(spec(), now).unwrap_err();
+    assert_eq!(refused, SessionRefused::NoNode);
+
+    // Neither a repair of the catalog nor an election brings back who is not there.
+    state.plan_sync(now);
+    state.advance(now + 100 * SECOND);
+    state.lose_leader(now + 100 * SECOND);
+    state.elect(now + 100 * SECOND);
+    assert!(state.replica.catalog.node("n1").is_none());
+
+    state.rejoin(now + 100 * SECOND);
+    let catalog = &state.replica.catalog;
+    assert!(catalog.service("n1", "a1").is_some());
+    assert!(catalog.service("n1", "consul").is_some());
+    let check = catalog.check("n1", "service:a1").unwrap();
+    assert_eq!(check.status, CRITICAL, "its TTL ran out meanwhile");
+    assert!(!lives(&state, id));
+}
+
+#[test]
+fn new_servers_know_nobody_who_left() {
+    let (mut state, now) = state();
+    state.leave(now);
+    state.reset(now);
+    assert!(state.replica.catalog.node("n1").is_none());
+    state.rejoin(now);
+    create(&mut state, spec(), now);
+}
+
+#[test]
 fn ten_thousand_sessions_come_and_go_in_no_time() {
     let (mut state, now) = state();
     let ids: Vec<SessionId> = (0..10_000)

@@ -1,0 +1,353 @@
+//! Elections: one of many does the work.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::leadership::{self, Leadership, Term, within};
+use super::lease::Lease;
+use super::lock::LockGuard;
+use super::profile::Profile;
+use super::role::{Next, Outcome, Role, Roles};
+use super::state::{Lost, States};
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ident::SessionId;
+
+impl Client {
+    /// An election: of all that campaign for a key, one leads.
+    ///
+    /// Nothing is sent before [`Election::run`] or one of its neighbours.
+    pub fn election(&self, key: impl Into<Arc<str>>) -> Election {
+        Election {
+            client: self.clone(),
+            key: key.into(),
+            value: Ok(Bytes::from_static(b"null")),
+            lease: Source::Own(Profile::default()),
+            step_down_within: STEP_DOWN_WITHIN,
+            roles: Roles::new(),
+            busy: Arc::new(AtomicBool::new(false)),
+        }
+    }
+}
+
+/// One candidate of an election.
+///
+/// It is a [`Lock`](super::Lock) on the key, with a value that tells who leads, and work that runs
+/// only while it leads; see the [module](super) for what a leader may rely on. Whoever only wants to
+/// know who leads [observes](Self::observe).
+///
+/// Clones are the same candidate, which leads or campaigns once at a time.
+///
+/// # Tasks and drop
+///
+/// It starts no task before it campaigns. A campaign has the task of its lease; a leadership
+/// has one more, which hands over, and those that [`Term::spawn`] starts. [`run`](Self::run) itself
+/// and the work run in the task that awaits it. Dropping the future of `run`, wherever it is, ends
+/// the belief and drops the work at once; what the term has spawned is ended, the lock released and
+/// the session ended in the background, in this order, as long as the runtime lives.
+///
+/// # Examples
+///
+/// ```no_run
+/// # async fn example(client: lictor::Client) -> lictor::Result<()> {
+/// use lictor::coordination::Next;
+///
+/// let election = client.election("jobs/mailer/leader").candidate("host-1:8080");
+/// let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+/// let outcome = election
+///     .run(stop, async move |term| {
+///         loop {
+///             tokio::select! {
+///                 () = term.stopping() => return Next::Stop,
+///                 () = send_mail(term.token()) => {}
+///             }
+///         }
+///     })
+///     .await?;
+/// println!("{outcome:?}");
+/// # async fn send_mail(_: lictor::coordination::FencingToken) {}
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nobody campaigns before `run` or `campaign`"]
+pub struct Election {
+    pub(super) client: Client,
+    pub(super) key: Arc<str>,
+    value: Result<Bytes>,
+    lease: Source,
+    step_down_within: Duration,
+    roles: Roles,
+    /// Whether a candidacy is there.
+    busy: Arc<AtomicBool>,
+}
+
+/// Where the session comes from.
+#[derive(Clone, Debug)]
+enum Source {
+    /// A lease of its own for each campaign.
+    Own(Profile),
+    Shared(Lease),
+}
+
+/// How long the work has to end by default.
+const STEP_DOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long somebody who steps down lets others go first.
+const OTHERS_FIRST: Duration = Duration::from_secs(5);
+
+impl Election {
+    /// How its lease is kept, if it has one of its own. Default: [`Profile::balanced`].
+    ///
+    /// It takes the place of a [shared one](Self::lease).
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.lease = Source::Own(profile);
+        self
+    }
+
+    /// The lease that it leads by. Default: one of its own for each campaign, which ends with it.
+    pub fn lease(mut self, lease: &Lease) -> Self {
+        self.lease = Source::Shared(lease.clone());
+        self
+    }
+
+    /// What observers are to see while this candidate leads, as JSON. Default: `null`.
+    ///
+    /// It stands in the key from the moment at which the candidate leads, until the next one does;
+    /// [`Term::publish`] changes it. A value that cannot be written as JSON is refused where the
+    /// candidate campaigns.
+    pub fn candidate(mut self, value: impl Serialize) -> Self {
+        self.value = leadership::json(&value);
+        self
+    }
+
+    /// How long the work may go on once [`run`](Self::run) is told to stop. Default: 10 s.
+    ///
+    /// Then it is dropped. The lease is kept meanwhile; if it is lost, the work is dropped at that
+    /// moment.
+    pub fn step_down_within(mut self, time: Duration) -> Self {
+        self.step_down_within = time;
+        self
+    }
+
+    /// What this candidate is, now and whenever that changes, as a stream. It ends when the
+    /// election and all of its clones are dropped.
+    pub fn roles(&self) -> States<Role> {
+        self.roles.follow()
+    }
+
+    /// Campaigns, and does the work whenever it leads, until `stop` resolves or the work says so.
+    ///
+    /// The work is a future that exists only while this candidate leads. It runs in the task that
+    /// awaits this, raced against the loss of the leadership: at that moment it is dropped, before
+    /// anybody else can lead, and is never polled again. What it [spawns](Term::spawn) ends with
+    /// it. Then the candidate campaigns again. When the work ends by itself, its answer decides
+    /// what comes [`Next`].
+    ///
+    /// A leader that is told to stop steps down in this order: [`Term::stopping`] tells the work;
+    /// the work may go on for [`step_down_within`](Self::step_down_within), whatever it answers;
+    /// then it is dropped; what it spawned is ended and waited for; the lock is released, so that
+    /// the next one can lead at once; the session is ended, unless it is [shared](Self::lease).
+    ///
+    /// The future can be spawned if those of `stop` and of the work can. Then write the work as
+    /// `async move |term| …`, with clones of what it needs.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::Invalid`] for a key, a value or a profile that cannot work.
+    /// - [`ErrorKind::NoRuntime`] outside of a Tokio runtime.
+    /// - [`ErrorKind::PermissionDenied`] for a token that may not write the session or the key.
+    /// - [`ErrorKind::Conflict`] for a key that belongs to a semaphore, or if this candidate
+    ///   campaigns or leads already.
+    /// - When Consul could not be told of the last hand-over within 10 s. Nothing is believed any
+    ///   more in any case, and the session ends by its TTL.
+    /// - Whatever else Consul refuses a campaign with. What may pass is waited out, not told.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, wherever it is, leaves no work running, no lock taken and no session
+    /// alive: see [the type](Self#tasks-and-drop).
+    pub fn run<S, F>(&self, stop: S, work: F) -> impl Future<Output = Result<Outcome>> + use<S, F>
+    where
+        S: Future<Output = ()> + Send,
+        F: AsyncFnMut(Term) -> Next,
+    {
+        run(self.clone(), stop, work)
+    }
+
+    /// Campaigns until this candidate leads, for those who want to hold the leadership themselves.
+    ///
+    /// It waits by a blocking query, and through outages of Consul.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), except for those of a hand-over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future, wherever it is, leaves no lock taken and no session alive: what was on
+    /// its way is given up in the background.
+    pub async fn campaign(&self) -> Result<Leadership> {
+        let candidacy = self.enter()?;
+        let lease = self.leased()?;
+        let guard = self.win(&lease).await?;
+        self.lead(guard, lease, Some(candidacy))
+    }
+
+    /// One at a time: roles would be told of two at once otherwise.
+    fn enter(&self) -> Result<Candidacy> {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            return Err(Error::new(ErrorKind::Conflict).context(format!(
+                "election {}: this candidate campaigns or leads already: make another `election` \
+                 of the client for another candidate",
+                self.key
+            )));
+        }
+        Ok(Candidacy {
+            roles: self.roles.clone(),
+            busy: Arc::clone(&self.busy),
+        })
+    }
+
+    fn leased(&self) -> Result<Lease> {
+        match &self.lease {
+            Source::Shared(lease) => Ok(lease.clone()),
+            Source::Own(profile) => {
+                let lease = self.client.lease().profile(profile.clone());
+                lease.name(Arc::clone(&self.key)).build()
+            }
+        }
+    }
+
+    async fn win(&self, lease: &Lease) -> Result<LockGuard> {
+        let lock = self.client.lock(Arc::clone(&self.key)).lease(lease);
+        let lock = lock.value(self.value.clone()?).telling(&self.roles);
+        self.roles.candidate();
+        lock.acquire().await
+    }
+
+    fn lead(
+        &self,
+        guard: LockGuard,
+        lease: Lease,
+        candidacy: Option<Candidacy>,
+    ) -> Result<Leadership> {
+        let owned = matches!(self.lease, Source::Own(_));
+        Leadership::new(guard, lease, owned, self.roles.clone(), candidacy)
+    }
+
+    /// Waits until somebody else leads, but not for long.
+    async fn others_first(&self, former: &SessionId) {
+        let led = async {
+            let mut watch = self.client.kv().get(Arc::clone(&self.key)).watch()?;
+            loop {
+                let snapshot = watch.changed().await?;
+                let mut holders = snapshot.iter().filter_map(|pair| pair.session());
+                if holders.any(|session| session != former) {
+                    return Ok::<(), Error>(());
+                }
+            }
+        };
+        tokio::time::timeout(OTHERS_FIRST, led).await.ok();
+    }
+}
+
+/// The right to campaign; it goes back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Candidacy {
+    roles: Roles,
+    busy: Arc<AtomicBool>,
+}
+
+impl Drop for Candidacy {
+    fn drop(&mut self) {
+        self.roles.idle();
+        self.busy.store(false, Ordering::Release);
+    }
+}
+
+/// How the work of one term ended.
+enum Ended {
+    Answered(Next),
+    Lost(Lost),
+    Stopped(Outcome),
+}
+
+async fn run<S, F>(election: Election, stop: S, mut work: F) -> Result<Outcome>
+where
+    S: Future<Output = ()> + Send,
+    F: AsyncFnMut(Term) -> Next,
+{
+    // Locals are dropped from the last to the first: the candidacy goes back when all is over.
+    let _candidacy = election.enter()?;
+    let mut stop = pin!(stop);
+    loop {
+        let lease = election.leased()?;
+        let won = tokio::select! {
+            biased;
+            () = &mut stop => None,
+            won = election.win(&lease) => Some(won?),
+        };
+        let Some(guard) = won else {
+            if matches!(election.lease, Source::Own(_)) {
+                // Nothing is held by it: what fails here, Consul ends by the TTL.
+                lease.close().await.ok();
+            }
+            return Ok(Outcome::NotLeading);
+        };
+        let leadership = election.lead(guard, lease, None)?;
+        let former = leadership.session().clone();
+        let within = election.step_down_within;
+        let ended = term(&leadership, stop.as_mut(), within, &mut work).await;
+        let resigned = leadership.resign().await;
+        match ended {
+            Ended::Stopped(outcome) => return resigned.map(|_| outcome),
+            Ended::Answered(Next::Stop) => return resigned.map(|_| Outcome::Finished),
+            // One that could not be told to Consul is over all the same.
+            Ended::Answered(Next::Rejoin) => {}
+            Ended::Lost(lost) => {
+                tracing::warn!(key = %election.key, reason = %lost, "leadership lost");
+            }
+            Ended::Answered(Next::StepDown) => tokio::select! {
+                biased;
+                () = &mut stop => return Ok(Outcome::NotLeading),
+                () = election.others_first(&former) => {}
+            },
+        }
+    }
+}
+
+/// The work of one term. When this returns, its future is gone.
+async fn term<S, F>(
+    leadership: &Leadership,
+    mut stop: Pin<&mut S>,
+    step_down_within: Duration,
+    work: &mut F,
+) -> Ended
+where
+    S: Future<Output = ()> + Send,
+    F: AsyncFnMut(Term) -> Next,
+{
+    let mut work = pin!(work(leadership.term()));
+    let answer = tokio::select! {
+        biased;
+        () = &mut stop => None,
+        answer = within(leadership, work.as_mut()) => Some(answer),
+    };
+    match answer {
+        Some(Ok(next)) => return Ended::Answered(next),
+        Some(Err(lost)) => return Ended::Lost(lost),
+        None => leadership.tell_stopping(),
+    }
+    let last = within(leadership, work.as_mut());
+    Ended::Stopped(match tokio::time::timeout(step_down_within, last).await {
+        Ok(Ok(_)) => Outcome::SteppedDown,
+        Ok(Err(lost)) => Outcome::Lost(lost),
+        Err(_) => Outcome::Interrupted,
+    })
+}

@@ -1,0 +1,446 @@
+//! One contender: the rules that the library follows, on a clock of its own.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::servers::{Answer, Ask, Micros, SECOND};
+use super::{Rng, Sabotage};
+use crate::proto::contest::Contest;
+use crate::proto::lease::{Lease, Proof, Terms};
+
+/// What a contender is at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    /// Not interested until then, by its own clock.
+    Resting(Micros),
+    /// Wants the lock; looks at it, or waits for an answer.
+    Looking,
+    /// Has seen it free at this index, and tries then.
+    Trying(u64, Micros),
+    /// A try is on its way.
+    Tried(u64),
+    /// A try was not answered: what stands in the key is the truth.
+    ReadingBack,
+    /// Holds, with this token, until it wants to release.
+    Holding(u64, Micros),
+    /// Has released, and tells the servers.
+    Releasing,
+}
+
+/// A request that is on its way.
+#[derive(Clone, Debug)]
+struct Pending {
+    id: u64,
+    ask: Ask,
+    sent: Micros,
+    late_at: Micros,
+}
+
+pub(super) struct Contender {
+    pub(super) number: usize,
+    base: Instant,
+    terms: Terms,
+    sabotage: Sabotage,
+    /// Its clock's speed, in millionths of the servers'.
+    speed: u64,
+    session: Option<(u32, Lease)>,
+    /// Created, but told only when its making is.
+    making: bool,
+    mode: Mode,
+    contest: Contest,
+    pending: Vec<Pending>,
+    next_id: u64,
+    look_at: Micros,
+    write_at: Micros,
+    /// How often it has held.
+    pub(super) terms_held: u32,
+    /// Until then it does not run at all, by the servers' clock.
+    pub(super) paused_until: Micros,
+    /// What it asks now, and what it has begun to hold.
+    pub(super) out: Vec<(u64, Ask)>,
+    pub(super) began: Option<u64>,
+    /// Fenced writes that were acknowledged, by token.
+    pub(super) written: Vec<u64>,
+}
+
+impl Contender {
+    pub(super) fn new(
+        number: usize,
+        base: Instant,
+        terms: Terms,
+        sabotage: Sabotage,
+        rng: &mut Rng,
+    ) -> Self {
+        Self {
+            number,
+            base,
+            terms,
+            sabotage,
+            // One per cent at most, either way.
+            speed: 990_000 + rng.below(20_001),
+            session: None,
+            making: false,
+            mode: Mode::Resting(rng.below(3 * SECOND)),
+            contest: Contest::default(),
+            pending: Vec::new(),
+            next_id: 0,
+            look_at: 0,
+            write_at: 0,
+            terms_held: 0,
+            paused_until: 0,
+            out: Vec::new(),
+            began: None,
+            written: Vec::new(),
+        }
+    }
+
+    fn clock(&self, now: Micros) -> Micros {
+        now * self.speed / 1_000_000
+    }
+
+    /// When its clock shows this, by the servers' clock.
+    fn true_time(&self, local: Micros) -> Micros {
+        // Not before.
+        (local * 1_000_000).div_ceil(self.speed)
+    }
+
+    fn at(&self, local: Micros) -> Instant {
+        self.base + Duration::from_micros(local)
+    }
+
+    fn micros(&self, at: Instant) -> Micros {
+        u64::try_from((at - self.base).as_micros()).unwrap()
+    }
+
+    /// Whether it believes to hold at this moment, whether it runs or not.
+    pub(super) fn believes(&self, now: Micros) -> bool {
+        let holds = match self.mode {
+            Mode::Holding(..) => true,
+            Mode::Releasing => self.sabotage == Sabotage::ReleaseLate,
+            _ => false,
+        };
+        let Some((_, lease)) = self.session.as_ref().filter(|_| holds) else {
+            return false;
+        };
+        lease.believed(self.at(self.clock(now)))
+    }
+
+    pub(super) fn session(&self) -> Option<u32> {
+        self.session.as_ref().map(|(id, _)| *id)
+    }
+
+    fn ask(&mut self, ask: Ask, local: Micros, patience: Micros) {
+        self.next_id += 1;
+        self.pending.push(Pending {
+            id: self.next_id,
+            ask: ask.clone(),
+            sent: local,
+            late_at: local + patience,
+        });
+        self.out.push((self.next_id, ask));
+    }
+
+    fn awaits(&self, fits: impl Fn(&Ask) -> bool) -> bool {
+        self.pending.iter().any(|pending| fits(&pending.ask))
+    }
+
+    /// Does what is due, and says when it wants to run again.
+    pub(super) fn run(&mut self, now: Micros, rng: &mut Rng) -> Micros {
+        let local = self.clock(now);
+        self.late(local, rng);
+        self.keep(local, rng);
+        self.step(local, rng);
+        self.wake(local)
+    }
+
+    fn wake(&self, local: Micros) -> Micros {
+        let mut wake = local + 10 * SECOND;
+        let mut by = |at: Micros| wake = wake.min(at);
+        self.pending.iter().for_each(|pending| by(pending.late_at));
+        if let Some((_, lease)) = &self.session {
+            by(self.micros(lease.until()));
+            lease
+                .next_due()
+                .into_iter()
+                .for_each(|due| by(self.micros(due)));
+        }
+        match self.mode {
+            Mode::Resting(at) | Mode::Trying(_, at) => by(at),
+            Mode::Holding(_, at) => by(at.min(self.write_at)),
+            Mode::Looking if self.awaits(|ask| matches!(ask, Ask::Read { .. } | Ask::Create)) => {}
+            Mode::Looking => by(self.look_at),
+            Mode::Tried(_) | Mode::ReadingBack | Mode::Releasing => {}
+        }
+        self.true_time(wake.max(local + 1))
+    }
+
+    /// Keeps the session, and drops it when it is no longer believed in.
+    fn keep(&mut self, local: Micros, _rng: &mut Rng) {
+        let now = self.at(local);
+        let Some((id, lease)) = &mut self.session else {
+            return;
+        };
+        let id = *id;
+        if !lease.holds(now) {
+            self.lose(local, true);
+            return;
+        }
+        let mut due = Vec::new();
+        while let Some(proof) = lease.start_due(now) {
+            due.push(proof);
+        }
+        for (proof, patience) in due {
+            let ask = match proof {
+                Proof::Renewal => Ask::Renew(id),
+                Proof::Reading | Proof::Beat => Ask::Info(id),
+            };
+            self.ask(ask, local, u64::try_from(patience.as_micros()).unwrap());
+        }
+    }
+
+    fn lose(&mut self, local: Micros, destroy: bool) {
+        let Some((id, _)) = self.session.take() else {
+            return;
+        };
+        if destroy {
+            // What was held by it is kept from all for the lock-delay.
+            self.ask(Ask::Destroy(id), local, 5 * SECOND);
+        }
+        self.pending
+            .retain(|pending| matches!(pending.ask, Ask::Destroy(_) | Ask::Create));
+        if !matches!(self.mode, Mode::Resting(_)) {
+            self.mode = Mode::Looking;
+            self.look_at = local + SECOND / 10;
+        }
+    }
+
+    fn step(&mut self, local: Micros, rng: &mut Rng) {
+        if let Mode::Resting(until) = self.mode {
+            if until > local {
+                return;
+            }
+            self.mode = Mode::Looking;
+            self.look_at = local;
+            self.contest = Contest::default();
+        }
+        let Some((session, _)) = self.session else {
+            if !self.making && self.look_at <= local {
+                self.making = true;
+                self.ask(Ask::Create, local, 5 * SECOND);
+            }
+            return;
+        };
+        match self.mode {
+            Mode::Looking => {
+                let asked = self.awaits(|ask| matches!(ask, Ask::Read { .. }));
+                if !asked && self.look_at <= local {
+                    self.ask(Ask::Read { consistent: false }, local, 5 * SECOND);
+                }
+            }
+            Mode::Trying(index, at) if at <= local => {
+                self.mode = Mode::Tried(index);
+                let guard = (self.sabotage != Sabotage::NoGuard).then_some(index);
+                self.ask(Ask::Lock { session, guard }, local, 5 * SECOND);
+            }
+            Mode::ReadingBack => {
+                if !self.awaits(|ask| matches!(ask, Ask::Read { .. })) {
+                    self.ask(Ask::Read { consistent: true }, local, 5 * SECOND);
+                }
+            }
+            Mode::Holding(token, until) => {
+                if self.write_at <= local {
+                    self.write_at = local + rng.below(3 * SECOND) + 1;
+                    self.ask(Ask::Fenced { session, token }, local, 5 * SECOND);
+                }
+                if until <= local {
+                    // In this order: no belief is left when the unlock leaves.
+                    self.mode = Mode::Releasing;
+                    self.ask(Ask::Unlock(session), local, 5 * SECOND);
+                }
+            }
+            Mode::Releasing => {
+                if !self.awaits(|ask| matches!(ask, Ask::Unlock(_))) {
+                    self.ask(Ask::Unlock(session), local, 5 * SECOND);
+                }
+            }
+            Mode::Resting(_) | Mode::Trying(..) | Mode::Tried(_) => {}
+        }
+    }
+
+    /// Requests that are waited for no longer.
+    fn late(&mut self, local: Micros, rng: &mut Rng) {
+        let late: Vec<Pending> = self
+            .pending
+            .iter()
+            .filter(|pending| pending.late_at <= local)
+            .cloned()
+            .collect();
+        self.pending.retain(|pending| pending.late_at > local);
+        for pending in late {
+            self.failed(&pending, local, rng);
+        }
+    }
+
+    fn failed(&mut self, pending: &Pending, local: Micros, rng: &mut Rng) {
+        let now = self.at(local);
+        match pending.ask {
+            Ask::Create => {
+                self.making = false;
+                self.look_at = local + SECOND / 2;
+            }
+            Ask::Renew(id) => self.unproven(id, Proof::Renewal, now, rng),
+            Ask::Info(id) => self.unproven(id, Proof::Reading, now, rng),
+            Ask::Lock { .. } => {
+                if matches!(self.mode, Mode::Tried(_)) {
+                    self.mode = Mode::ReadingBack;
+                }
+            }
+            Ask::Read { .. } => self.look_at = local + SECOND / 2,
+            Ask::Unlock(_) | Ask::Destroy(_) | Ask::Fenced { .. } => {}
+        }
+    }
+
+    fn unproven(&mut self, id: u32, proof: Proof, now: Instant, rng: &mut Rng) {
+        if let Some((own, lease)) = &mut self.session
+            && *own == id
+        {
+            lease.failed(proof, now, rng.draw());
+        }
+    }
+
+    /// An answer has arrived.
+    pub(super) fn hear(&mut self, id: u64, answer: &Answer, now: Micros, rng: &mut Rng) {
+        let local = self.clock(now);
+        // One that comes after its time is one that nobody hears; all that is overdue is late first.
+        self.late(local, rng);
+        let Some(place) = self.pending.iter().position(|pending| pending.id == id) else {
+            return;
+        };
+        let pending = self.pending.swap_remove(place);
+        if matches!(answer, Answer::Error) {
+            self.failed(&pending, local, rng);
+            return;
+        }
+        match (&pending.ask, answer) {
+            (Ask::Create, Answer::Created(id)) => {
+                self.making = false;
+                let sent = self.anchor(&pending, local);
+                let lease = Lease::new(&self.terms, self.at(sent), None, rng.draw());
+                self.session = Some((*id, lease));
+                self.look_at = local;
+            }
+            (Ask::Renew(id) | Ask::Info(id), Answer::Lives(lives)) => {
+                let proof = match pending.ask {
+                    Ask::Renew(_) => Proof::Renewal,
+                    _ => Proof::Reading,
+                };
+                if self.session() != Some(*id) {
+                    return;
+                }
+                if !lives {
+                    self.lose(local, false);
+                    return;
+                }
+                let (sent, now) = (self.at(self.anchor(&pending, local)), self.at(local));
+                if let Some((_, lease)) = &mut self.session {
+                    lease.proven(proof, sent, now, rng.draw());
+                }
+            }
+            (Ask::Read { .. }, Answer::Key { holder, index }) => {
+                self.read(&pending, *holder, *index, local, rng);
+            }
+            (Ask::Lock { session, .. }, answer)
+                if self.session() == Some(*session) && matches!(self.mode, Mode::Tried(_)) =>
+            {
+                self.tried(&pending, answer, local, rng);
+            }
+            (Ask::Unlock(session), _)
+                if self.session() == Some(*session) && self.mode == Mode::Releasing =>
+            {
+                self.mode = Mode::Resting(local + SECOND + rng.below(5 * SECOND));
+            }
+            (Ask::Fenced { token, .. }, Answer::Done(true)) => self.written.push(*token),
+            _ => {}
+        }
+    }
+
+    fn read(
+        &mut self,
+        pending: &Pending,
+        holder: Option<u32>,
+        index: u64,
+        local: Micros,
+        rng: &mut Rng,
+    ) {
+        match self.mode {
+            Mode::ReadingBack => {
+                if holder.is_some() && holder == self.session() {
+                    self.hold(pending, index, local, rng);
+                } else {
+                    self.mode = Mode::Looking;
+                    self.look_at = local;
+                }
+            }
+            Mode::Looking => {
+                if holder.is_none() || holder == self.session() {
+                    let at = self.contest.free(self.at(local), rng.draw());
+                    self.mode = Mode::Trying(index, self.micros(at));
+                } else {
+                    // A blocking query would tell at once; this is one that is slow at times.
+                    self.look_at = local + SECOND / 50 + rng.below(2 * SECOND);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tried(&mut self, pending: &Pending, answer: &Answer, local: Micros, rng: &mut Rng) {
+        let Mode::Tried(index) = self.mode else {
+            return;
+        };
+        match answer {
+            Answer::Locked(token) => self.hold(pending, *token, local, rng),
+            Answer::Delayed => {
+                let at = self.contest.delayed(self.at(local), rng.draw());
+                self.mode = Mode::Trying(index, self.micros(at));
+                if rng.chance(20) {
+                    self.mode = Mode::Looking;
+                    self.look_at = local;
+                }
+            }
+            Answer::NoSession => self.lose(local, false),
+            _ => {
+                self.contest.lost_race();
+                self.mode = Mode::Looking;
+                self.look_at = local;
+            }
+        }
+    }
+
+    /// The key is its own: does it still believe in the session?
+    fn hold(&mut self, pending: &Pending, token: u64, local: Micros, rng: &mut Rng) {
+        let (sent, now) = (self.at(self.anchor(pending, local)), self.at(local));
+        let Some((_, lease)) = &mut self.session else {
+            return;
+        };
+        lease.committed(sent, now);
+        if !lease.holds(now) {
+            self.lose(local, true);
+            return;
+        }
+        // Long while things go wrong, and short when everybody is to get a turn.
+        let most = if local < super::FAULTS { 20 } else { 4 };
+        self.mode = Mode::Holding(token, local + rng.below(most * SECOND));
+        self.write_at = local;
+        self.terms_held += 1;
+        self.began = Some(token);
+    }
+
+    fn anchor(&self, pending: &Pending, local: Micros) -> Micros {
+        match self.sabotage {
+            Sabotage::AnchorAtAnswer => local,
+            _ => pending.sent,
+        }
+    }
+}

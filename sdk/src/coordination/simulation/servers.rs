@@ -1,0 +1,292 @@
+//! The servers, as far as locks can tell: sessions, keys, lock-delays, leaders that change.
+//!
+//! Time is that of the servers, in microseconds.
+
+use std::collections::BTreeMap;
+
+use super::Rng;
+
+pub(super) type Micros = u64;
+pub(super) const SECOND: Micros = 1_000_000;
+
+/// What a contender asks.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    Create,
+    Renew(u32),
+    /// A consistent read of a session.
+    Info(u32),
+    /// A read of the key, of whoever takes itself for the leader, or consistent.
+    Read {
+        consistent: bool,
+    },
+    /// A transaction that takes the key; without a guard it is a plain acquisition.
+    Lock {
+        session: u32,
+        guard: Option<u64>,
+    },
+    Unlock(u32),
+    Destroy(u32),
+    /// A write behind a check of the session; the token is for the resource outside.
+    Fenced {
+        session: u32,
+        token: u64,
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Created(u32),
+    Lives(bool),
+    Key { holder: Option<u32>, index: u64 },
+    Locked(u64),
+    Delayed,
+    Moved,
+    NoSession,
+    Done(bool),
+    Error,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    node: usize,
+    ends_at: Micros,
+    /// Consul waits for twice the TTL; its contract is once. Both must do.
+    patience: Micros,
+}
+
+/// What a leader that was deposed still remembers.
+#[derive(Clone, Debug)]
+struct Memory {
+    sessions: Vec<u32>,
+    holder: Option<u32>,
+    index: u64,
+    until: Micros,
+}
+
+#[derive(Debug)]
+pub(super) struct Servers {
+    ttl: Micros,
+    lock_delay: Micros,
+    sessions: BTreeMap<u32, Session>,
+    next_session: u32,
+    index: u64,
+    holder: Option<u32>,
+    key_index: u64,
+    delayed_until: Micros,
+    /// Without a leader until then.
+    leaderless_until: Micros,
+    /// Counts the leaders.
+    pub(super) epoch: u64,
+    deposed: Option<Memory>,
+    /// The resource outside: the newest token it has seen.
+    gate: u64,
+}
+
+/// A deposed leader answers from memory for as long as its lease lasts.
+const LEADER_LEASE: Micros = 2_500_000;
+
+impl Servers {
+    pub(super) fn new(ttl: Micros, lock_delay: Micros) -> Self {
+        Self {
+            ttl,
+            lock_delay,
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            index: 10,
+            holder: None,
+            key_index: 0,
+            delayed_until: 0,
+            leaderless_until: 0,
+            epoch: 0,
+            deposed: None,
+            gate: 0,
+        }
+    }
+
+    pub(super) fn holder(&self) -> Option<u32> {
+        self.holder
+    }
+
+    /// When the next session ends by time.
+    pub(super) fn next_end(&self) -> Option<Micros> {
+        self.sessions.values().map(|session| session.ends_at).min()
+    }
+
+    pub(super) fn expire(&mut self, now: Micros) {
+        let due: Vec<u32> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.ends_at <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            self.invalidate(id, now);
+        }
+    }
+
+    /// A session ends before its release: then the lock-delay begins.
+    pub(super) fn invalidate(&mut self, id: u32, now: Micros) -> bool {
+        if self.sessions.remove(&id).is_none() {
+            return false;
+        }
+        self.index += 1;
+        if self.holder == Some(id) {
+            self.holder = None;
+            self.key_index = self.index;
+            self.delayed_until = now + self.lock_delay;
+        }
+        true
+    }
+
+    /// The agent of a node leaves the cluster.
+    pub(super) fn leave(&mut self, node: usize, now: Micros) {
+        let gone: Vec<u32> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.node == node)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.invalidate(id, now);
+        }
+    }
+
+    pub(super) fn any_session(&self, rng: &mut Rng) -> Option<u32> {
+        // Whoever holds is the one that is interesting.
+        if self.holder.is_some() && rng.chance(70) {
+            return self.holder;
+        }
+        let ids: Vec<u32> = self.sessions.keys().copied().collect();
+        (!ids.is_empty()).then(|| ids[rng.pick(ids.len())])
+    }
+
+    /// The leader is deposed, or dies; there is another after a while. It starts all timers anew.
+    pub(super) fn change_leader(&mut self, now: Micros, without: Micros) {
+        self.epoch += 1;
+        self.leaderless_until = self.leaderless_until.max(now + without);
+        self.deposed = Some(Memory {
+            sessions: self.sessions.keys().copied().collect(),
+            holder: self.holder,
+            index: self.key_index,
+            until: now + LEADER_LEASE,
+        });
+        for session in self.sessions.values_mut() {
+            session.ends_at = session.ends_at.max(now + without + session.patience);
+        }
+    }
+
+    pub(super) fn has_leader(&self, now: Micros) -> bool {
+        self.leaderless_until <= now
+    }
+
+    /// What can be answered without the log: `None` for what must be committed.
+    pub(super) fn at_once(&mut self, ask: &Ask, now: Micros, rng: &mut Rng) -> Option<Answer> {
+        let deposed = self.deposed.as_ref().filter(|old| old.until > now);
+        let by_deposed = deposed.filter(|_| rng.chance(50));
+        match ask {
+            Ask::Renew(id) => {
+                if let Some(old) = by_deposed {
+                    return Some(Answer::Lives(old.sessions.contains(id)));
+                }
+                if !self.has_leader(now) {
+                    return Some(Answer::Error);
+                }
+                let session = self.sessions.get_mut(id);
+                if let Some(session) = session {
+                    session.ends_at = session.ends_at.max(now + session.patience);
+                    return Some(Answer::Lives(true));
+                }
+                Some(Answer::Lives(false))
+            }
+            Ask::Info(id) => Some(if self.has_leader(now) {
+                Answer::Lives(self.sessions.contains_key(id))
+            } else {
+                Answer::Error
+            }),
+            Ask::Read { consistent } => {
+                if let Some(old) = by_deposed.filter(|_| !consistent) {
+                    return Some(Answer::Key {
+                        holder: old.holder,
+                        index: old.index,
+                    });
+                }
+                Some(if self.has_leader(now) {
+                    Answer::Key {
+                        holder: self.holder,
+                        index: self.key_index,
+                    }
+                } else {
+                    Answer::Error
+                })
+            }
+            _ if !self.has_leader(now) => Some(Answer::Error),
+            // The leader looks at the lock-delay before it commits, and never again.
+            Ask::Lock { .. } if self.delayed_until > now => Some(Answer::Delayed),
+            _ => None,
+        }
+    }
+
+    /// An entry of the log is applied.
+    pub(super) fn commit(&mut self, ask: &Ask, node: usize, now: Micros, rng: &mut Rng) -> Answer {
+        match ask {
+            Ask::Create => {
+                let id = self.next_session;
+                self.next_session += 1;
+                self.index += 1;
+                let patience = if rng.chance(50) {
+                    self.ttl
+                } else {
+                    2 * self.ttl
+                };
+                let session = Session {
+                    node,
+                    ends_at: now + patience,
+                    patience,
+                };
+                self.sessions.insert(id, session);
+                Answer::Created(id)
+            }
+            Ask::Lock { session, guard } => {
+                if guard.is_some_and(|guard| guard != self.key_index) {
+                    return Answer::Moved;
+                }
+                if !self.sessions.contains_key(session) {
+                    return Answer::NoSession;
+                }
+                match self.holder {
+                    Some(holder) if holder != *session => Answer::Moved,
+                    Some(_) => Answer::Locked(self.key_index),
+                    None => {
+                        self.index += 1;
+                        self.key_index = self.index;
+                        self.holder = Some(*session);
+                        Answer::Locked(self.index)
+                    }
+                }
+            }
+            Ask::Unlock(session) => {
+                let held = self.holder == Some(*session);
+                if held {
+                    self.index += 1;
+                    self.key_index = self.index;
+                    self.holder = None;
+                }
+                Answer::Done(held)
+            }
+            Ask::Destroy(session) => Answer::Done(self.invalidate(*session, now)),
+            Ask::Fenced { session, token } => {
+                let held = self.holder == Some(*session);
+                // The resource outside is reached whether the session lives or not.
+                let admitted = self.gate <= *token;
+                self.gate = self.gate.max(*token);
+                if held {
+                    self.index += 1;
+                }
+                Answer::Done(held && admitted)
+            }
+            Ask::Renew(_) | Ask::Info(_) | Ask::Read { .. } => Answer::Error,
+        }
+    }
+}
