@@ -4,7 +4,7 @@ mod consul {
     use std::time::Duration;
 
     use lictor::Client;
-    use lictor::coordination::{LockGuard, LossCause, Profile};
+    use lictor::coordination::{LockGuard, LossCause, Permit, Profile};
     use support::consul::{Agent, Cluster};
     use support::eventually;
     use support::proxy::Proxy;
@@ -158,6 +158,121 @@ mod consul {
         while let Some(round) = rounds.join_next().await {
             round.unwrap();
         }
+    }
+
+    /// A semaphore's document has no lock-delay of its own; the places have one all the same.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn contenders_that_hammer_do_not_get_a_place_before_its_lock_delay_is_over() {
+        const DELAY: Duration = Duration::from_secs(4);
+        let agent = Agent::start().await;
+        let client = client(agent.http_url());
+        let mut rounds = JoinSet::new();
+        for round in 0..15 {
+            let client = client.clone();
+            rounds.spawn(async move {
+                let prefix = format!("hammered-{round}");
+                let profile = Profile::balanced()
+                    .lock_delay(DELAY)
+                    .belief(Duration::from_secs(3));
+                let semaphore = client.semaphore(&prefix, 2);
+                let stays = semaphore.acquire().await.unwrap();
+                let dies = semaphore.clone().profile(profile).acquire().await.unwrap();
+                let mut hammers: JoinSet<(Instant, Permit)> = JoinSet::new();
+                for hammer in 0..3 {
+                    let lease = client.lease().name(format!("{prefix} {hammer}"));
+                    let semaphore = semaphore.clone().lease(&lease.build().unwrap());
+                    hammers.spawn(async move {
+                        loop {
+                            if let Some(permit) = semaphore.try_acquire().await.unwrap() {
+                                return (Instant::now(), permit);
+                            }
+                            sleep(Duration::from_millis(20)).await;
+                        }
+                    });
+                }
+                sleep(Duration::from_millis(300)).await;
+                client.session().destroy(dies.session()).await.unwrap();
+                let destroyed = Instant::now();
+                dies.lost().await;
+                let lost = Instant::now();
+                let (held, next) = hammers.join_next().await.unwrap().unwrap();
+                assert!(lost < held, "{prefix}: three believe");
+                let waited = held - destroyed;
+                assert!(
+                    waited + Duration::from_millis(100) >= DELAY,
+                    "{prefix}: {waited:?}"
+                );
+                stays.check().unwrap();
+                assert!(next.token() > dies.token());
+            });
+        }
+        while let Some(round) = rounds.join_next().await {
+            round.unwrap();
+        }
+    }
+
+    /// Its path to Consul goes silent: it stops before another one has the place.
+    #[tokio::test]
+    async fn one_that_is_cut_off_stops_before_another_one_has_its_place() {
+        let agent = Agent::start().await;
+        let proxy = Proxy::start(agent.http_addr()).await.unwrap();
+        let (cut_off, direct) = (client(proxy.url()), client(agent.http_url()));
+        let semaphore = cut_off.semaphore("uploads", 1).profile(Profile::fast());
+        let permit = semaphore.acquire().await.unwrap();
+        let (lost, next) = tokio::join!(
+            async {
+                eventually(PATIENCE, async || sessions(&direct, "uploads").await == 2).await;
+                proxy.black_hole();
+                assert_eq!(permit.lost().await.cause(), LossCause::Unproven);
+                Instant::now()
+            },
+            async {
+                let semaphore = direct.semaphore("uploads", 1);
+                let next = timeout(PATIENCE, semaphore.acquire()).await;
+                (Instant::now(), next.unwrap().unwrap())
+            },
+        );
+        assert!(lost < next.0, "both believe");
+        assert!(next.1.token() > permit.token());
+        next.1.release().await.unwrap();
+    }
+
+    /// Thirty that want three places, again and again: never more than three at once.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_that_contend_are_never_more_than_there_are_places() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        let agent = Agent::start().await;
+        let client = client(agent.http_url());
+        let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut all = JoinSet::new();
+        for _ in 0..30 {
+            let semaphore = client.semaphore("crowd", 3);
+            let (inside, most) = (Arc::clone(&inside), Arc::clone(&most));
+            all.spawn(async move {
+                for _ in 0..3 {
+                    let permit = semaphore.acquire().await.unwrap();
+                    let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    permit.check().unwrap();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    permit.release().await.unwrap();
+                }
+            });
+        }
+        let started = Instant::now();
+        let done = timeout(PATIENCE, async {
+            while let Some(one) = all.join_next().await {
+                one.unwrap();
+            }
+        });
+        done.await.expect("all had their turns in time");
+        println!("ninety turns in {:?}", started.elapsed());
+        assert!((1..=3).contains(&most.load(Ordering::SeqCst)));
+        let places = client.semaphore("crowd", 3).explain().await.unwrap();
+        assert!(places.taken().is_empty(), "{places}");
     }
 
     #[tokio::test]

@@ -33,7 +33,9 @@
 //! | announce a service, report its health, leave cleanly | [`Client::register`], [`registration`] |
 //! | follow services, checks, nodes or keys | [`watch`]: any read of [`api`] and `.watch()` |
 //! | ask or change something once | [`api`]: [`Client::kv`], [`Client::health`], [`Client::catalog`], [`Client::agent`], [`Client::status`], [`Client::session`], [`Client::txn`], [`Client::raw`] |
-//! | hold a lock, change several things at once | [`api::session`] with [`Kv::acquire`](api::kv::Kv::acquire), [`api::txn`] |
+//! | hold a lock, or one of several places | [`Client::lock`], [`Client::semaphore`], [`coordination`] |
+//! | write only while it is held | [`Kv::fenced`](api::kv::Kv::fenced), [`coordination::FenceGate`] |
+//! | change several things at once | [`api::txn`] |
 //! | do something in one process of many, or know who does | [`Client::election`], [`coordination`] |
 //! | set up address, token, TLS, limits | [`client::Builder`], or the environment: [`Client::from_env`] |
 //! | react to failures | [`Error::kind`] and its predicates |

@@ -41,6 +41,9 @@
 //! | I want to | use |
 //! |---|---|
 //! | hold a key, or several | [`Client::lock`](crate::Client::lock) |
+//! | hold one of several places | [`Client::semaphore`](crate::Client::semaphore) |
+//! | write only while it is held | [`Kv::fenced`](crate::api::kv::Kv::fenced), [`FenceGate`] |
+//! | know why it is not to be had | [`Lock::explain`], [`Semaphore::explain`] |
 //! | do work in one process of many | [`Election::run`] |
 //! | lead, and decide by hand when to stop | [`Election::campaign`] |
 //! | know who leads, without campaigning | [`Election::observe`] |
@@ -64,6 +67,8 @@
 //! - A key is taken only as it was seen free: a try that is on its way while a session ends cannot
 //!   slip past the lock-delay.
 //! - On release, the holder stops believing first, and unlocks then.
+//! - A place of a semaphore whose session ended is taken over only together with the key that it
+//!   held, so that the lock-delay counts for places, too; see [`Semaphore`].
 //! - The work of an election runs in the task that races it against the loss: once the belief has
 //!   ended it is not polled again, and what it has spawned neither.
 //!
@@ -76,7 +81,8 @@
 //!
 //! **What no client can prevent.** A process that is stopped between its last look at the clock
 //! and its write writes late. For that there is the [`FencingToken`], which grows with each holder:
-//! hand it to what is written to, and let that refuse a smaller one ([`FenceGate`]).
+//! hand it to what is written to, and let that refuse a smaller one ([`FenceGate`]). Consul itself refuses it for its own keys
+//! ([`Kv::fenced`](crate::api::kv::Kv::fenced)).
 //!
 //! # What it costs, and how fast it is
 //!

@@ -1,39 +1,4 @@
 //! Semaphores: as many holders as there are places.
-//!
-//! It is the reference client's layout, so that lictor, the Go client and `consul lock -n` share
-//! one: under the prefix stands a document, `.lock`, with the limit and the sessions that have a
-//! place, and beside it a key for each of these sessions, which it holds as a lock.
-//!
-//! # Who is let in, and when
-//!
-//! A place is taken by one transaction: *if my key is as I saw it, lock it, and if the document is
-//! as I saw it, write me into it.* It is given back by one, too. So whoever the document lists has
-//! held its key from the same moment on, and the list is never longer than the limit was when the
-//! last one came in.
-//!
-//! The hard part is one whose session ended without giving its place back. It may go on believing
-//! for a while, and only its key is protected by the lock-delay: the document is not. The rule:
-//!
-//! **A place of one that ended is taken over only together with its key.** To strike it off the
-//! list, another session *locks the dead one's key*, guarded by that key being as it was seen
-//! unlocked (or gone), and deletes it in the same transaction that writes the document. Consul
-//! refuses that lock for as long as the lock-delay of the dead session runs.
-//!
-//! *Why that is enough.* Let H have a place, and let it go on believing until `u`. While it
-//! believes, its session has not ended by time, and if its session ended early, at `e`, then
-//! `u` is before `e` plus its lock-delay: that is what holds for the key of a lock, see the
-//! [module](super), and H's key is one. Whoever is let in without H giving its place back must have
-//! seen a document without H. Only a transaction as above writes such a one. It holds a lock on
-//! H's key, which Consul grants after `e` plus the lock-delay at the earliest, and its guard was
-//! read after `e`, so that it cannot have been on its way before. So it comes after `u`. A key that
-//! is gone makes no difference: Consul keeps the lock-delay by the key's name (measured on 1.8.7,
-//! where a session ends by deleting its keys, too).
-//!
-//! *What other clients do.* The reference client strikes off whoever's key is unlocked, without
-//! waiting. A place that it gives away so is lost to that rule, as any lock is that others take by
-//! other means; lictor still does not follow it: a key without a session that no list has counts as
-//! a taken place until it could be locked. An operator who deletes `.lock` or a session's key lets
-//! the next one in at once, and the holder is told within milliseconds, if Consul can be reached.
 
 use std::fmt;
 use std::ops::Deref;
@@ -95,6 +60,43 @@ impl Client {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Layout
+///
+/// It is the reference client's layout, so that lictor, the Go client and `consul lock -n` share
+/// one: under the prefix stands a document, `.lock`, with the limit and the sessions that have a
+/// place, and beside it a key for each of these sessions, which it holds as a lock.
+///
+/// # Who is let in, and when
+///
+/// A place is taken by one transaction: *if my key is as I saw it, lock it, and if the document is
+/// as I saw it, write me into it.* It is given back by one, too. So whoever the document lists has
+/// held its key from the same moment on, and the list is never longer than the limit was when the
+/// last one came in.
+///
+/// The hard part is one whose session ended without giving its place back. It may go on believing
+/// for a while, and only its key is protected by the lock-delay: the document is not. The rule:
+///
+/// **A place of one that ended is taken over only together with its key.** To strike it off the
+/// list, another session *locks the dead one's key*, guarded by that key being as it was seen
+/// unlocked (or gone), and deletes it in the same transaction that writes the document. Consul
+/// refuses that lock for as long as the lock-delay of the dead session runs.
+///
+/// *Why that is enough.* Let H have a place, and let it go on believing until `u`. While it
+/// believes, its session has not ended by time, and if its session ended early, at `e`, then
+/// `u` is before `e` plus its lock-delay: that is what holds for the key of a lock, see the
+/// [module](super), and H's key is one. Whoever is let in without H giving its place back must have
+/// seen a document without H. Only a transaction as above writes such a one. It holds a lock on
+/// H's key, which Consul grants after `e` plus the lock-delay at the earliest, and its guard was
+/// read after `e`, so that it cannot have been on its way before. So it comes after `u`. A key that
+/// is gone makes no difference: Consul keeps the lock-delay by the key's name (measured on 1.8.7,
+/// where a session ends by deleting its keys, too).
+///
+/// *What other clients do.* The reference client strikes off whoever's key is unlocked, without
+/// waiting. A place that it gives away so is lost to that rule, as any lock is that others take by
+/// other means; lictor still does not follow it: a key without a session that no list has counts as
+/// a taken place until it could be locked. An operator who deletes `.lock` or a session's key lets
+/// the next one in at once, and the holder is told within milliseconds, if Consul can be reached.
 #[derive(Clone, Debug)]
 #[must_use = "a place is not taken before `acquire`"]
 pub struct Semaphore {
