@@ -34,6 +34,10 @@ pub struct Kv {
 }
 
 impl Kv {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// One key, or `None` if it does not exist.
     #[doc(alias = "GET /v1/kv/:key")]
     pub fn get(&self, key: impl Into<Arc<str>>) -> Read<Get> {

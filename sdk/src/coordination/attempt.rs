@@ -48,10 +48,7 @@ pub(super) enum Tried {
 }
 
 /// How long one answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The flags that the reference client marks the key of a lock with.
-pub(super) const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) async fn attempt(
     client: &Client,
@@ -59,8 +56,8 @@ pub(super) async fn attempt(
     wants: &[Want],
     belief: &Belief,
 ) -> Tried {
-    let clock = belief.clock();
-    let sent = clock.now();
+    let sent = belief.clock().now();
+    let look = || taken(client, session, wants);
     let mut txn = client.txn().beat().timeout(PATIENCE);
     for want in wants {
         let key = || want.key.as_str();
@@ -74,24 +71,24 @@ pub(super) async fn attempt(
         Ok(Outcome::Committed(results)) => {
             // Operation 1 is the first lock, behind its guard; all locks of one transaction have one
             // index.
-            let taken = results.kv(1);
-            match taken.filter(|entry| entry.session() == Some(session)) {
+            let first = results.kv(1);
+            match first.filter(|entry| entry.session() == Some(session)) {
                 Some(entry) => Tried::Won {
                     sent,
                     index: entry.modify_index(),
                 },
-                None => read_back(client, session, wants, belief).await,
+                None => read_back(look, belief).await,
             }
         }
         Ok(Outcome::RolledBack(failures)) => judged(&failures),
         Err(err) if was_not_applied(&err) => Tried::Refused(err),
         // It may have been committed: what stands in the key is the truth.
-        Err(_) => read_back(client, session, wants, belief).await,
+        Err(_) => read_back(look, belief).await,
     }
 }
 
 /// Whether an error means that nothing has been written, and will not be.
-fn was_not_applied(err: &Error) -> bool {
+pub(super) fn was_not_applied(err: &Error) -> bool {
     match err.kind() {
         ErrorKind::Connect | ErrorKind::RateLimited => true,
         // "leadership lost while committing log" is a failure of the server's, too.
@@ -104,7 +101,7 @@ fn was_not_applied(err: &Error) -> bool {
     }
 }
 
-fn judged(failures: &[Failure]) -> Tried {
+pub(super) fn judged(failures: &[Failure]) -> Tried {
     let has = |wanted: fn(&FailureReason) -> bool| {
         failures.iter().find(|failure| wanted(failure.reason()))
     };
@@ -136,24 +133,18 @@ fn judged(failures: &[Failure]) -> Tried {
 }
 
 /// Finds out what became of a try whose answer was lost.
-async fn read_back(client: &Client, session: &SessionId, wants: &[Want], belief: &Belief) -> Tried {
-    let Some(want) = wants.first() else {
-        return Tried::Moved;
-    };
+pub(super) async fn read_back<F>(look: impl Fn() -> F, belief: &Belief) -> Tried
+where
+    F: Future<Output = Result<Option<u64>>> + Send,
+{
     let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
     loop {
         if belief.check().is_err() {
             return Tried::Unknown;
         }
         let sent = belief.clock().now();
-        match own(client, session, &want.key).await {
-            // One transaction took all of them, or none.
-            Ok(Some(pair)) => {
-                return Tried::Won {
-                    sent,
-                    index: pair.modify_index(),
-                };
-            }
+        match look().await {
+            Ok(Some(index)) => return Tried::Won { sent, index },
             // It may still come: a request can be held up anywhere.
             Ok(None) => return Tried::Unknown,
             Err(_) => tokio::time::sleep(pause.next(rand::random())).await,
@@ -161,8 +152,24 @@ async fn read_back(client: &Client, session: &SessionId, wants: &[Want], belief:
     }
 }
 
+/// The index at which the keys were taken, if they are the session's: one transaction took all of
+/// them, or none.
+pub(super) async fn taken(
+    client: &Client,
+    session: &SessionId,
+    wants: &[Want],
+) -> Result<Option<u64>> {
+    match wants.first() {
+        Some(want) => {
+            let pair = own(client, session, &want.key).await?;
+            Ok(pair.map(|pair| pair.modify_index()))
+        }
+        None => Ok(None),
+    }
+}
+
 /// The key if the session holds it, from a leader that knows that it is one.
-pub(super) async fn own(client: &Client, session: &SessionId, key: &Key) -> Result<Option<Pair>> {
+async fn own(client: &Client, session: &SessionId, key: &Key) -> Result<Option<Pair>> {
     let read = client.kv().get(key.as_str()).consistent();
     let pair = read.beat().timeout(PATIENCE).await?.into_value();
     Ok(pair.filter(|pair| pair.session() == Some(session)))

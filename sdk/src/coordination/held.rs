@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::belief::Belief;
 use super::fence::FencingToken;
+use super::roster::Prefix;
 use super::state::{LossCause, Lost};
 use crate::ident::{Key, SessionId};
 
@@ -94,6 +95,8 @@ pub(super) struct Hold {
     pub(super) keys: Vec<Key>,
     pub(super) session: SessionId,
     pub(super) token: FencingToken,
+    /// The semaphore, if it is a place in one.
+    pub(super) seat: Option<Prefix>,
     belief: Arc<Belief>,
     /// Why this one ended, if not with the session.
     ended: watch::Sender<Option<Lost>>,
@@ -112,6 +115,7 @@ impl Hold {
     pub(super) fn new(
         keys: Vec<Key>,
         contents: Vec<Content>,
+        seat: Option<Prefix>,
         session: SessionId,
         token: FencingToken,
         belief: Arc<Belief>,
@@ -121,6 +125,7 @@ impl Hold {
             keys,
             session,
             token,
+            seat,
             belief,
             ended,
             contents: Mutex::new(contents),

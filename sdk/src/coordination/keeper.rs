@@ -6,25 +6,25 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::attempt::{self, Released, Tried, Want};
+use super::aim::{self, Aim};
+use super::attempt::{Released, Tried};
 use super::belief::Belief;
 use super::claims::Claim;
 use super::clock::Clock;
-use super::fence::FencingToken;
-use super::held::{Content, Hold};
+use super::held::Hold;
 use super::session::{self, Made, Plan};
 use super::state::{LeaseState, LossCause, Lost};
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::ident::{Key, SessionId};
+use crate::ident::SessionId;
 use crate::proto::lease::{Lease, Proof};
 use crate::task::{Crew, StopSignal};
 
 /// What is asked of a keeper.
 pub(super) enum Order {
-    /// Try to take these keys, once.
+    /// Try to take this, once.
     Take {
-        wants: Vec<Want>,
+        aim: Aim,
         claim: Claim,
         reply: oneshot::Sender<Taken>,
     },
@@ -64,14 +64,14 @@ pub(super) struct Keeper {
 /// What one of the crew has come to.
 enum Done {
     Proved(Proof, Instant, Result<bool>),
-    Tried(Vec<Want>, Claim, oneshot::Sender<Taken>, Tried),
+    Tried(Aim, Claim, oneshot::Sender<Taken>, Tried),
     Released(
         Arc<Hold>,
         Option<oneshot::Sender<Result<Released>>>,
         Result<Released>,
     ),
     /// A key that a lost request might have taken late: whether it did.
-    Looked(Vec<Want>, Claim, u32, Option<u64>),
+    Looked(Aim, Claim, u32, Option<u64>),
     Watched,
 }
 
@@ -198,21 +198,17 @@ impl Living {
 
     fn order(&mut self, order: Order) {
         match order {
-            Order::Take {
-                wants,
-                claim,
-                reply,
-            } => self.take(wants, claim, reply),
+            Order::Take { aim, claim, reply } => self.take(aim, claim, reply),
             Order::Release { hold, reply } => self.release(hold, reply),
         }
     }
 
-    fn take(&mut self, wants: Vec<Want>, claim: Claim, reply: oneshot::Sender<Taken>) {
+    fn take(&mut self, aim: Aim, claim: Claim, reply: oneshot::Sender<Taken>) {
         let (client, session) = (self.client.clone(), self.session.clone());
         let belief = Arc::clone(&self.belief);
         self.crew.start(async move {
-            let tried = attempt::attempt(&client, &session, &wants, &belief).await;
-            Done::Tried(wants, claim, reply, tried)
+            let tried = aim.attempt(&client, &session, &belief).await;
+            Done::Tried(aim, claim, reply, tried)
         });
     }
 
@@ -224,7 +220,7 @@ impl Living {
         let client = self.client.clone();
         let deadline = Instant::now() + GOODBYE;
         self.crew.start(async move {
-            let result = attempt::unlock(&client, &hold, deadline).await;
+            let result = aim::give_up(&client, &hold, deadline).await;
             Done::Released(hold, reply, result)
         });
     }
@@ -244,7 +240,7 @@ impl Living {
                 self.lease.failed(proof, now, rand::random());
                 self.told(Some(err));
             }
-            Done::Tried(wants, claim, reply, tried) => self.tried(wants, claim, reply, tried),
+            Done::Tried(aim, claim, reply, tried) => self.tried(aim, claim, reply, tried),
             Done::Released(hold, reply, result) => {
                 if let Err(err) = &result {
                     tracing::warn!(keys = ?hold.keys, error = %err, "lock not released");
@@ -254,12 +250,12 @@ impl Living {
                     reply.send(result).ok();
                 }
             }
-            Done::Looked(wants, claim, _, Some(index)) => {
+            Done::Looked(aim, claim, _, Some(index)) => {
                 // It came late, and nobody waits for it.
-                let hold = self.hold(&wants, index, claim);
+                let hold = self.hold(&aim, index, claim);
                 self.release(hold, None);
             }
-            Done::Looked(wants, claim, looks, None) => self.look_later(wants, claim, looks),
+            Done::Looked(aim, claim, looks, None) => self.look_later(aim, claim, looks),
             Done::Watched => {}
         }
     }
@@ -274,28 +270,22 @@ impl Living {
         self.belief.tell(self.lease.until(), self.trouble.clone());
     }
 
-    fn tried(
-        &mut self,
-        wants: Vec<Want>,
-        claim: Claim,
-        reply: oneshot::Sender<Taken>,
-        tried: Tried,
-    ) {
+    fn tried(&mut self, aim: Aim, claim: Claim, reply: oneshot::Sender<Taken>, tried: Tried) {
         match tried {
             Tried::Won { sent, index } => {
                 self.lease.committed(sent, self.clock.now());
                 self.told(None);
-                let hold = self.hold(&wants, index, claim);
+                let hold = self.hold(&aim, index, claim);
                 if hold.check().is_err() || reply.send(Taken::Won(Arc::clone(&hold))).is_err() {
                     // Nobody is to know of it: too late, or nobody waits any more.
                     self.release(hold, None);
                     return;
                 }
-                for place in 0..hold.keys.len() {
+                for place in 0..aim::watches(&hold) {
                     let (client, hold) = (self.client.clone(), Arc::clone(&hold));
                     let clock = self.clock;
                     self.crew.start(async move {
-                        attempt::watch(client, hold, place, clock).await;
+                        aim::watch(client, hold, place, clock).await;
                         Done::Watched
                     });
                 }
@@ -312,13 +302,13 @@ impl Living {
                 // Who still waits looks at the keys again, and knows the session's own when it
                 // sees them. For who does not, somebody must.
                 if let Err(Taken::Moved(claim)) = reply.send(Taken::Moved(claim)) {
-                    self.look_later(wants, claim, 0);
+                    self.look_later(aim, claim, 0);
                 }
             }
         }
     }
 
-    fn look_later(&mut self, wants: Vec<Want>, claim: Claim, looks: u32) {
+    fn look_later(&mut self, aim: Aim, claim: Claim, looks: u32) {
         let place = usize::try_from(looks).unwrap_or(usize::MAX);
         let Some(pause) = LOOKS.get(place).copied() else {
             return;
@@ -326,30 +316,14 @@ impl Living {
         let (client, session) = (self.client.clone(), self.session.clone());
         self.crew.start(async move {
             tokio::time::sleep(pause).await;
-            let found = match wants.first() {
-                Some(want) => attempt::own(&client, &session, &want.key).await,
-                None => Ok(None),
-            };
-            let index = found.ok().flatten().map(|pair| pair.modify_index());
-            Done::Looked(wants, claim, looks + 1, index)
+            let index = aim.look(&client, &session).await.ok().flatten();
+            Done::Looked(aim, claim, looks + 1, index)
         });
     }
 
-    /// Notes that these keys are the session's.
-    fn hold(&mut self, wants: &[Want], index: u64, claim: Claim) -> Arc<Hold> {
-        let keys: Vec<Key> = wants.iter().map(|want| want.key.clone()).collect();
-        let contents = wants.iter().map(|want| Content {
-            modify_index: index,
-            value: want.value.clone(),
-            flags: want.flags,
-        });
-        let hold = Arc::new(Hold::new(
-            keys,
-            contents.collect(),
-            self.session.clone(),
-            FencingToken::new(index),
-            Arc::clone(&self.belief),
-        ));
+    /// Notes that this is the session's.
+    fn hold(&mut self, aim: &Aim, index: u64, claim: Claim) -> Arc<Hold> {
+        let hold = Arc::new(aim.hold(&self.session, index, &self.belief));
         self.held.push(Kept {
             hold: Arc::clone(&hold),
             leaving: false,
@@ -431,9 +405,9 @@ impl Living {
             // Watches and proofs end with the crew; they are not waited for.
             let by = if self.held.is_empty() { last_try } else { end };
             match tokio::time::timeout_at(by, self.crew.next()).await {
-                Ok(Some(Done::Tried(wants, claim, reply, Tried::Won { index, .. }))) => {
+                Ok(Some(Done::Tried(aim, claim, reply, Tried::Won { index, .. }))) => {
                     drop(reply);
-                    let hold = self.hold(&wants, index, claim);
+                    let hold = self.hold(&aim, index, claim);
                     self.release(hold, None);
                 }
                 Ok(Some(done)) => self.done_at_last(done),

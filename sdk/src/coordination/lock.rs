@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::attempt::{LOCK_FLAGS, Released};
+use super::attempt::Released;
 use super::held::{Content, Held};
 use super::keeper::Order;
 use super::lease::{Lease, Tenure};
 use super::profile::Profile;
 use super::role::Roles;
+use super::roster::{LOCK_FLAGS, SEMAPHORE_FLAGS};
 use super::seek::{Goal, Patience, Sought, seek};
 use super::state::{LossCause, Lost};
 use crate::api::kv::Pair;
@@ -70,10 +71,24 @@ pub struct Lock {
 
 /// Where the session comes from.
 #[derive(Clone, Debug)]
-enum Source {
+pub(super) enum Source {
     /// A lease of its own for each guard.
     Own(Profile),
     Shared(Lease),
+}
+
+impl Source {
+    /// The lease, which has this name if it is made for it.
+    pub(super) fn lease(&self, client: &Client, name: &str) -> Result<Lease> {
+        match self {
+            Self::Shared(lease) => Ok(lease.clone()),
+            Self::Own(profile) => client.lease().profile(profile.clone()).name(name).build(),
+        }
+    }
+
+    pub(super) const fn is_own(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
 }
 
 /// Consul's transactions took 64 operations before 1.14, and each key needs two.
@@ -174,9 +189,17 @@ impl Lock {
         self.seek(Patience::Try).await
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn valid_keys(&self) -> Result<Vec<Key>> {
+        self.keys.iter().cloned().collect()
+    }
+
     /// What the lock's lease is, and what is to be held by it.
     pub(super) fn prepared(&self) -> Result<(Lease, Goal)> {
-        let keys = self.keys.iter().cloned().collect::<Result<Vec<Key>>>()?;
+        let keys = self.valid_keys()?;
         let mut sorted: Vec<&Key> = keys.iter().collect();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair.first() == pair.last()) {
@@ -191,30 +214,14 @@ impl Lock {
                 keys.len()
             )));
         }
-        if let Some(value) = &self.value
-            && value.len() > MAX_VALUE
-        {
-            return Err(Error::invalid(format!(
-                "lock value of {} bytes: Consul takes at most {MAX_VALUE}",
-                value.len()
-            )));
-        }
-        let lease = match &self.lease {
-            Source::Shared(lease) => lease.clone(),
-            Source::Own(profile) => {
-                let lease = self.client.lease().profile(profile.clone());
-                match keys.first() {
-                    Some(key) => lease.name(key.as_str()),
-                    None => lease,
-                }
-                .build()?
-            }
-        };
+        fits("lock", self.value.as_ref())?;
+        let name = keys.first().map(Key::as_str).unwrap_or_default();
+        let lease = self.lease.lease(&self.client, name)?;
         let goal = Goal {
             keys,
             value: self.value.clone(),
             flags: LOCK_FLAGS,
-            foreign: super::SEMAPHORE_FLAGS,
+            foreign: SEMAPHORE_FLAGS,
             roles: self.roles.clone(),
         };
         Ok((lease, goal))
@@ -231,11 +238,11 @@ impl Lock {
                 held: Held::new(hold),
                 tenure,
                 lease,
-                owned: matches!(self.lease, Source::Own(_)),
+                owned: self.lease.is_own(),
                 released: false,
             })),
             other => {
-                if matches!(self.lease, Source::Own(_)) {
+                if self.lease.is_own() {
                     lease.close().await.ok();
                 }
                 Ok(match other {
@@ -269,6 +276,16 @@ impl Lock {
             }
         }
         err.context(format!("lock not taken within {deadline:?}{holders}"))
+    }
+}
+
+/// Whether Consul takes a value of this size.
+pub(super) fn fits(what: &str, value: Option<&Bytes>) -> Result<()> {
+    match value.map_or(0, Bytes::len) {
+        size if size > MAX_VALUE => Err(Error::invalid(format!(
+            "{what} value of {size} bytes: Consul takes at most {MAX_VALUE}"
+        ))),
+        _ => Ok(()),
     }
 }
 

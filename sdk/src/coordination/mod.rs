@@ -88,22 +88,31 @@ mod state;
 mod fence;
 mod profile;
 mod belief;
-mod held;
 mod claims;
-mod attempt;
 mod session;
+mod roster;
+mod held;
+mod attempt;
+mod seat;
+mod aim;
 mod keeper;
 mod lease;
 mod role;
 mod seek;
 mod lock;
+mod admit;
+mod semaphore;
+mod explain;
+mod fenced;
 mod leadership;
 mod election;
 mod observe;
 
 pub use attempt::Released;
 pub use election::Election;
+pub use explain::{Explanation, KeyState, Occupant, Place, Places};
 pub use fence::{FenceGate, FencingToken, StaleToken};
+pub use fenced::{Fenced, FencedTxn};
 pub use held::Held;
 pub use leadership::{Leadership, Term};
 pub use lease::{Lease, NewLease};
@@ -111,10 +120,8 @@ pub use lock::{Attempt, Holder, Lock, LockGuard};
 pub use observe::{Leader, LeaderView, Observer};
 pub use profile::Profile;
 pub use role::{Next, Outcome, Role};
+pub use semaphore::{Permit, Semaphore};
 pub use state::{LeaseState, LossCause, Lost, States};
-
-/// The flags that the reference client marks the keys of a semaphore with.
-const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
 
 #[cfg(test)]
 mod simulation;

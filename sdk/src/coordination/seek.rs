@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::aim::Aim;
 use super::attempt::Want;
 use super::claims::Claim;
 use super::held::Hold;
@@ -158,7 +159,7 @@ impl Seeker<'_> {
             }
             let (reply, taken) = oneshot::channel();
             let order = Order::Take {
-                wants: self.wants(&views),
+                aim: Aim::Keys(self.wants(&views)),
                 claim,
                 reply,
             };

@@ -62,6 +62,26 @@ impl Outcome {
         };
         Err(Error::new(kind).context(context))
     }
+
+    /// The same without its first operations, which were not the caller's own.
+    pub(crate) fn behind(self, first: usize) -> Self {
+        match self {
+            Self::Committed(Results { results, meta }) => {
+                let results = results.into_iter().skip(first).collect();
+                Self::Committed(Results { results, meta })
+            }
+            Self::RolledBack(failures) => {
+                let own = failures.into_iter().filter_map(|failure| {
+                    let operation = failure.operation.checked_sub(first)?;
+                    Some(Failure {
+                        operation,
+                        ..failure
+                    })
+                });
+                Self::RolledBack(own.collect())
+            }
+        }
+    }
 }
 
 /// The results of a transaction that was committed, by the operations' places.
