@@ -54,11 +54,14 @@ impl Client {
 /// # Examples
 ///
 /// ```no_run
-/// # async fn example(client: lictor::Client) -> lictor::Result<()> {
+/// # async fn example(
+/// #     client: lictor::Client,
+/// #     stop: impl Future<Output = ()> + Send,
+/// # ) -> lictor::Result<()> {
 /// use lictor::coordination::Next;
 ///
 /// let election = client.election("jobs/mailer/leader").candidate("host-1:8080");
-/// let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
+/// // `stop` is any future: a signal, the end of a channel.
 /// let outcome = election
 ///     .run(stop, async move |term| {
 ///         loop {

@@ -64,7 +64,7 @@ fn pool(connector: &Connector) -> Pool {
 /// The most that is read from a connection at once, and the most a head may take.
 ///
 /// A long answer is decoded while it comes; larger pieces of it cost memory and save nothing.
-const READ_AT_ONCE: usize = 128 << 10;
+const READ_AT_ONCE: usize = 32 << 10;
 
 impl Service<Request> for Plain {
     type Response = Response<Incoming>;
