@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::attempt::Released;
+use super::grip::Grip;
 use super::held::{Content, Held};
-use super::keeper::Order;
-use super::lease::{Lease, Tenure};
+use super::lease::Lease;
 use super::profile::Profile;
 use super::role::Roles;
 use super::roster::{LOCK_FLAGS, SEMAPHORE_FLAGS};
@@ -235,11 +234,7 @@ impl Lock {
         };
         match sought {
             Sought::Won(hold, tenure) => Ok(Attempt::Acquired(LockGuard {
-                held: Held::new(hold),
-                tenure,
-                lease,
-                owned: self.lease.is_own(),
-                released: false,
+                grip: Grip::new(hold, tenure, lease, self.lease.is_own()),
             })),
             other => {
                 if self.lease.is_own() {
@@ -369,11 +364,7 @@ impl Holder {
 /// Consul when the session's TTL is over.
 #[must_use = "dropping a guard releases the lock"]
 pub struct LockGuard {
-    held: Held,
-    tenure: Arc<Tenure>,
-    lease: Lease,
-    owned: bool,
-    released: bool,
+    grip: Grip,
 }
 
 impl LockGuard {
@@ -390,24 +381,8 @@ impl LockGuard {
     /// # Cancel safety
     ///
     /// Once polled, the release goes on in the background even if the future is dropped.
-    pub async fn release(mut self) -> Result<Released> {
-        let outcome = self.give_up();
-        let released = match outcome.await {
-            Ok(released) => released,
-            Err(_) => match self.held.hold.check() {
-                Err(lost) if lost.cause() != LossCause::Ended => Ok(Released::WasLost),
-                _ => Err(Error::new(ErrorKind::Closed)
-                    .context("the task that keeps the lease has ended")),
-            },
-        };
-        if self.owned {
-            // The lock is free by now: who waits for it does not wait for this.
-            let ended = self.lease.close().await;
-            if released.is_ok() {
-                ended?;
-            }
-        }
-        released
+    pub async fn release(self) -> Result<Released> {
+        self.grip.release().await
     }
 
     /// Writes a new value into the key, the first if there are several, and goes on holding it.
@@ -423,26 +398,13 @@ impl LockGuard {
     ///
     /// Once polled, the value may be written even if the future is dropped.
     pub async fn set_value(&self, value: impl Into<Bytes>) -> Result<()> {
-        set_value(self.lease.client(), &self.held, value.into()).await
+        set_value(self.grip.lease.client(), &self.grip.held, value.into()).await
     }
 
     /// The lease it is held by.
     #[must_use]
     pub fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    /// Stops believing, and has the keeper unlock.
-    fn give_up(&mut self) -> oneshot::Receiver<Result<Released>> {
-        let (reply, outcome) = oneshot::channel();
-        if !std::mem::replace(&mut self.released, true) {
-            self.held.hold.end(Lost::new(LossCause::Released));
-            self.tenure.order(Order::Release {
-                hold: Arc::clone(&self.held.hold),
-                reply: Some(reply),
-            });
-        }
-        outcome
+        &self.grip.lease
     }
 }
 
@@ -500,20 +462,14 @@ impl Deref for LockGuard {
     type Target = Held;
 
     fn deref(&self) -> &Held {
-        &self.held
-    }
-}
-
-impl Drop for LockGuard {
-    fn drop(&mut self) {
-        drop(self.give_up());
+        &self.grip.held
     }
 }
 
 impl fmt::Debug for LockGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockGuard")
-            .field("held", &self.held)
+            .field("held", &self.grip.held)
             .finish_non_exhaustive()
     }
 }

@@ -103,6 +103,7 @@ mod seat;
 mod aim;
 mod keeper;
 mod lease;
+mod grip;
 mod role;
 mod seek;
 mod lock;

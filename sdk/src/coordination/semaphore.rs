@@ -6,19 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::admit::{Admitted, Limit, Wish, admit};
 use super::attempt::Released;
+use super::grip::Grip;
 use super::held::Held;
-use super::keeper::Order;
-use super::lease::{Lease, Tenure};
+use super::lease::Lease;
 use super::lock::{Source, fits};
 use super::profile::Profile;
 use super::roster::Prefix;
 use super::seat;
 use super::seek::Patience;
-use super::state::{LossCause, Lost};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -237,11 +235,7 @@ impl Semaphore {
         };
         match admit(&lease, &wish, patience).await? {
             Admitted::In(hold, tenure) => Ok(Some(Permit {
-                held: Held::new(hold),
-                tenure,
-                lease,
-                owned: self.lease.is_own(),
-                released: false,
+                grip: Grip::new(hold, tenure, lease, self.lease.is_own()),
             })),
             Admitted::Full => {
                 if self.lease.is_own() {
@@ -276,11 +270,7 @@ fn places(limit: u32) -> Result<()> {
 /// with the session's TTL, and others have the place after its lock-delay.
 #[must_use = "dropping a permit gives its place back"]
 pub struct Permit {
-    held: Held,
-    tenure: Arc<Tenure>,
-    lease: Lease,
-    owned: bool,
-    released: bool,
+    grip: Grip,
 }
 
 impl Permit {
@@ -297,43 +287,14 @@ impl Permit {
     /// # Cancel safety
     ///
     /// Once polled, the release goes on in the background even if the future is dropped.
-    pub async fn release(mut self) -> Result<Released> {
-        let outcome = self.give_up();
-        let released = match outcome.await {
-            Ok(released) => released,
-            Err(_) => match self.held.hold.check() {
-                Err(lost) if lost.cause() != LossCause::Ended => Ok(Released::WasLost),
-                _ => Err(Error::new(ErrorKind::Closed)
-                    .context("the task that keeps the lease has ended")),
-            },
-        };
-        if self.owned {
-            // The place is free by now: who waits for it does not wait for this.
-            let ended = self.lease.close().await;
-            if released.is_ok() {
-                ended?;
-            }
-        }
-        released
+    pub async fn release(self) -> Result<Released> {
+        self.grip.release().await
     }
 
     /// The lease it is held by.
     #[must_use]
     pub fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    /// Stops believing, and has the keeper give the place back.
-    fn give_up(&mut self) -> oneshot::Receiver<Result<Released>> {
-        let (reply, outcome) = oneshot::channel();
-        if !std::mem::replace(&mut self.released, true) {
-            self.held.hold.end(Lost::new(LossCause::Released));
-            self.tenure.order(Order::Release {
-                hold: Arc::clone(&self.held.hold),
-                reply: Some(reply),
-            });
-        }
-        outcome
+        &self.grip.lease
     }
 }
 
@@ -341,20 +302,14 @@ impl Deref for Permit {
     type Target = Held;
 
     fn deref(&self) -> &Held {
-        &self.held
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        drop(self.give_up());
+        &self.grip.held
     }
 }
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("held", &self.held)
+            .field("held", &self.grip.held)
             .finish_non_exhaustive()
     }
 }
