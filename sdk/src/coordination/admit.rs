@@ -15,11 +15,10 @@ use super::keeper::{Order, Taken};
 use super::lease::{Lease, Tenure};
 use super::roster::{Prefix, Roster, Scene, Standing};
 use super::seat::{self, Bid, Swept};
-use super::seek::Patience;
+use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, long_wait, next_index};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::SessionId;
-use crate::proto::backoff::Backoff;
 use crate::proto::contest::Contest;
 
 /// A place that is wanted.
@@ -92,12 +91,6 @@ impl Limit {
     }
 }
 
-/// The longest wait of one query, of which a fifth is drawn.
-const WAIT: Duration = Duration::from_secs(300);
-
-/// The pause after an answer that told nothing.
-const UNCHANGED: Duration = Duration::from_millis(100);
-
 /// How long the lock-delay of one that lives is looked for: it only saves requests later.
 const ASIDE: Duration = Duration::from_secs(1);
 
@@ -115,10 +108,9 @@ struct Other {
 struct Seeker<'a> {
     client: &'a Client,
     wish: &'a Wish<'a>,
-    patience: Patience,
+    waiting: Waiting,
     contest: Contest,
     others: BTreeMap<String, Other>,
-    pause: Backoff,
 }
 
 /// Takes a place, or says that there is none.
@@ -128,10 +120,9 @@ pub(super) async fn admit(lease: &Lease, wish: &Wish<'_>, patience: Patience) ->
     let mut seeker = Seeker {
         client: lease.client(),
         wish,
-        patience,
+        waiting: Waiting::new(patience),
         contest: Contest::default(),
         others: BTreeMap::new(),
-        pause: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
     };
     loop {
         let tenure = match lease.tenure().await {
@@ -143,16 +134,10 @@ pub(super) async fn admit(lease: &Lease, wish: &Wish<'_>, patience: Patience) ->
         };
         // A session has one place at most: the document lists sessions.
         let own = [wish.prefix.contender(&tenure.session)?];
-        let claim = match patience {
-            Patience::Try => match tenure.claims.try_claim(&own) {
-                Some(claim) => claim,
-                None => return Ok(Admitted::Full),
-            },
-            Patience::Wait => tokio::select! {
-                biased;
-                _ = tenure.belief.lost() => continue,
-                claim = tenure.claims.claim(&own) => claim,
-            },
+        let claim = match seeker.waiting.claim(&tenure, &own).await {
+            Claimed::Yes(claim) => claim,
+            Claimed::ByOthers => return Ok(Admitted::Full),
+            Claimed::SessionLost => continue,
         };
         tokio::select! {
             biased;
@@ -194,7 +179,7 @@ impl Seeker<'_> {
                         continue;
                     }
                 };
-                if self.patience == Patience::Try {
+                if self.waiting.only_tries() {
                     return Ok(Some(Admitted::Full));
                 }
                 self.learn(&standing).await;
@@ -203,7 +188,7 @@ impl Seeker<'_> {
             }
             let now = Instant::now();
             let at = self.contest.free(now, rand::random());
-            if at > now && self.patience == Patience::Wait {
+            if at > now && !self.waiting.only_tries() {
                 known = self.wait(&scene, Some(at)).await?;
                 if known.is_some() {
                     continue;
@@ -223,7 +208,7 @@ impl Seeker<'_> {
                     // The session's own key: somebody released it by hand, and took it.
                     claim = back;
                     let at = self.contest.delayed(Instant::now(), rand::random());
-                    if self.patience == Patience::Try {
+                    if self.waiting.only_tries() {
                         return Ok(Some(Admitted::Full));
                     }
                     known = self.wait(&scene, Some(at)).await?;
@@ -283,22 +268,19 @@ impl Seeker<'_> {
         Ok(Room::None { retry })
     }
 
-    /// Waits after a failure that may pass; any other is final, and all are where nobody waits.
     async fn bear(&mut self, err: Error) -> Result<()> {
-        if self.patience == Patience::Try || !err.is_transient() {
-            return Err(err);
-        }
         let prefix = self.wish.prefix.name();
-        tracing::debug!(prefix, error = %err, "semaphore: waiting for Consul");
-        tokio::time::sleep(self.pause.next(rand::random())).await;
-        Ok(())
+        let tell = |err: Error| {
+            tracing::debug!(prefix, error = %err, "semaphore: waiting for Consul");
+        };
+        self.waiting.bear(err, tell).await
     }
 
     async fn look(&mut self) -> Result<Scene> {
         let list = self.client.kv().list(self.wish.prefix.folder());
         let (pairs, meta) = list.await?.into_parts();
         let scene = Scene::read(self.wish.prefix, pairs, meta.index().unwrap_or(0))?;
-        self.pause.reset();
+        self.waiting.answered();
         Ok(scene)
     }
 
@@ -336,7 +318,6 @@ impl Seeker<'_> {
         match changed {
             Ok(changed) => {
                 if changed.index == scene.index {
-                    // The time is over, or an answer came early: not as fast as it may come again.
                     tokio::time::sleep(UNCHANGED).await;
                 }
                 Ok(Some(changed))
@@ -350,13 +331,11 @@ impl Seeker<'_> {
 
     /// One blocking query.
     async fn change(&self, scene: &Scene) -> Result<Scene> {
-        let wait = WAIT.mul_f64(0.8 + 0.2 * rand::random::<f64>());
         let list = self.client.kv().list(self.wish.prefix.folder());
-        let answer = list.wait_for_change(scene.index.max(1), wait).await?;
+        let list = list.wait_for_change(scene.index.max(1), long_wait());
+        let answer = list.await?;
         let (pairs, meta) = answer.into_parts();
-        let told = meta.index().unwrap_or(0);
-        // An index that goes back is no index to wait from.
-        let index = if told < scene.index { 0 } else { told };
+        let index = next_index(meta.index(), scene.index);
         Scene::read(self.wish.prefix, pairs, index)
     }
 

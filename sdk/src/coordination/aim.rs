@@ -9,7 +9,7 @@ use super::belief::Belief;
 use super::clock::Clock;
 use super::fence::FencingToken;
 use super::held::{Content, Hold};
-use super::roster::SEMAPHORE_FLAGS;
+use super::roster::{LOCK_FLAGS, SEMAPHORE_FLAGS};
 use super::seat::{self, Bid};
 use crate::client::Client;
 use crate::error::Result;
@@ -54,7 +54,7 @@ impl Aim {
         let (keys, contents, seat) = match self {
             Self::Keys(wants) => {
                 let keys = wants.iter().map(|want| want.key.clone()).collect();
-                let contents = wants.iter().map(|want| content(&want.value, want.flags));
+                let contents = wants.iter().map(|want| content(&want.value, LOCK_FLAGS));
                 (keys, contents.collect(), None)
             }
             Self::Place(bid) => {
@@ -92,8 +92,15 @@ pub(super) fn watches(hold: &Hold) -> usize {
 
 /// One of them. It ends with the hold.
 pub(super) async fn watch(client: Client, hold: Arc<Hold>, place: usize, clock: Clock) {
-    match hold.seat.clone() {
-        None => attempt::watch(client, hold, place, clock).await,
-        Some(prefix) => seat::watch(client, hold, prefix, clock).await,
+    let following = async {
+        match &hold.seat {
+            None => attempt::follow(&client, &hold, place, clock).await,
+            Some(prefix) => seat::follow(&client, &hold, prefix, clock).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = hold.lost() => {}
+        () = following => {}
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::belief::Belief;
 use super::clock::Clock;
 use super::held::{Content, Hold};
+use super::roster::LOCK_FLAGS;
 use crate::api::kv::Pair;
 use crate::api::txn::{Failure, FailureReason, KvOp, Outcome};
 use crate::client::Client;
@@ -22,7 +23,6 @@ pub(super) struct Want {
     /// The index of its last change; 0 if it does not exist.
     pub(super) modify_index: u64,
     pub(super) value: Bytes,
-    pub(super) flags: u64,
 }
 
 /// What a try came to.
@@ -60,12 +60,12 @@ pub(super) async fn attempt(
     let look = || taken(client, session, wants);
     let mut txn = client.txn().beat().timeout(PATIENCE);
     for want in wants {
-        let key = || want.key.as_str();
-        txn = txn.kv(match want.modify_index {
-            0 => KvOp::check_not_exists(key()),
-            index => KvOp::check_index(key(), index),
-        });
-        txn = txn.kv(KvOp::lock(key(), session, want.value.clone()).flags(want.flags));
+        txn = txn.kv(as_seen(&want.key, want.modify_index)).kv(KvOp::lock(
+            want.key.as_str(),
+            session,
+            want.value.clone(),
+        )
+        .flags(LOCK_FLAGS));
     }
     match txn.send().await {
         Ok(Outcome::Committed(results)) => {
@@ -84,6 +84,14 @@ pub(super) async fn attempt(
         Err(err) if was_not_applied(&err) => Tried::Refused(err),
         // It may have been committed: what stands in the key is the truth.
         Err(_) => read_back(look, belief).await,
+    }
+}
+
+/// Guards a key by how it was seen; 0 is the index of one that is not there.
+pub(super) fn as_seen(key: &Key, modify_index: u64) -> KvOp {
+    match modify_index {
+        0 => KvOp::check_not_exists(key.as_str()),
+        index => KvOp::check_index(key.as_str(), index),
     }
 }
 
@@ -279,25 +287,16 @@ pub(super) fn content_of(pair: &Pair) -> Content {
     }
 }
 
-/// Watches one held key, and ends the hold when it is no longer the session's.
+/// What is held for less than this is not watched: it would cost a connection each time.
+pub(super) const QUIET: Duration = Duration::from_millis(500);
+
+/// The longest wait of one query.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// Follows one held key, and ends the hold when it is no longer the session's.
 ///
-/// Ends with the hold. It is not what safety rests on: it tells early what a proof would tell late.
-pub(super) async fn watch(client: Client, hold: std::sync::Arc<Hold>, place: usize, clock: Clock) {
-    let ended = hold.lost();
-    tokio::select! {
-        biased;
-        _ = ended => {}
-        () = follow(&client, &hold, place, clock) => {}
-    }
-}
-
-/// A lock that is held for less than this is not watched: it would cost a connection each time.
-const QUIET: Duration = Duration::from_millis(500);
-
-/// How long one query waits.
-const WAIT: Duration = Duration::from_secs(300);
-
-async fn follow(client: &Client, hold: &Hold, place: usize, clock: Clock) {
+/// It is not what safety rests on: it tells early what a proof would tell late.
+pub(super) async fn follow(client: &Client, hold: &Hold, place: usize, clock: Clock) {
     let Some(key) = hold.keys.get(place) else {
         return;
     };
@@ -308,7 +307,10 @@ async fn follow(client: &Client, hold: &Hold, place: usize, clock: Clock) {
         .get(place)
         .map_or(1, |content| content.modify_index.max(1));
     loop {
-        let read = client.kv().get(key.as_str()).wait_for_change(index, WAIT);
+        let read = client
+            .kv()
+            .get(key.as_str())
+            .wait_for_change(index, LONGEST_WAIT);
         let Ok(answer) = read.await else {
             tokio::time::sleep(pause.next(rand::random())).await;
             continue;

@@ -13,9 +13,9 @@ use super::held::{Content, Held};
 use super::lease::Lease;
 use super::profile::Profile;
 use super::role::Roles;
-use super::roster::{LOCK_FLAGS, SEMAPHORE_FLAGS};
-use super::seek::{Goal, Patience, Sought, seek};
+use super::seek::{Goal, Sought, seek};
 use super::state::{LossCause, Lost};
+use super::waiting::Patience;
 use crate::api::kv::Pair;
 use crate::api::txn::{FailureReason, KvOp, Outcome};
 use crate::client::Client;
@@ -219,8 +219,6 @@ impl Lock {
         let goal = Goal {
             keys,
             value: self.value.clone(),
-            flags: LOCK_FLAGS,
-            foreign: SEMAPHORE_FLAGS,
             roles: self.roles.clone(),
         };
         Ok((lease, goal))

@@ -105,6 +105,7 @@ mod keeper;
 mod lease;
 mod grip;
 mod role;
+mod waiting;
 mod seek;
 mod lock;
 mod admit;

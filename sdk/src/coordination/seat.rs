@@ -1,12 +1,13 @@
 //! One try to take a place of a semaphore, and to give it back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::attempt::{PATIENCE, Released, Tried, judged, read_back, was_not_applied};
+use super::attempt::{
+    LONGEST_WAIT, PATIENCE, QUIET, Released, Tried, as_seen, judged, read_back, was_not_applied,
+};
 use super::belief::Belief;
 use super::clock::Clock;
 use super::held::Hold;
@@ -58,14 +59,6 @@ pub(super) async fn bid(client: &Client, session: &SessionId, bid: &Bid, belief:
         Err(err) if was_not_applied(&err) => Tried::Refused(err),
         // It may have been committed: what stands in the keys is the truth.
         Err(_) => read_back(look, belief).await,
-    }
-}
-
-/// The guard of a key: it must be as it was seen.
-fn as_seen(key: &Key, modify_index: u64) -> KvOp {
-    match modify_index {
-        0 => KvOp::check_not_exists(key.as_str()),
-        index => KvOp::check_index(key.as_str(), index),
     }
 }
 
@@ -201,31 +194,16 @@ async fn leave_once(client: &Client, hold: &Hold, prefix: &Prefix) -> Result<Opt
     }
 }
 
-/// Watches a place, and ends the hold when it is no longer the session's.
+/// Follows a place, and ends the hold when it is no longer the session's.
 ///
-/// Ends with the hold. It is not what safety rests on: it tells early what a proof would tell late.
-pub(super) async fn watch(client: Client, hold: Arc<Hold>, prefix: Prefix, clock: Clock) {
-    let ended = hold.lost();
-    tokio::select! {
-        biased;
-        _ = ended => {}
-        () = follow(&client, &hold, &prefix, clock) => {}
-    }
-}
-
-/// A place that is held for less than this is not watched: it would cost a connection each time.
-const QUIET: Duration = Duration::from_millis(500);
-
-/// How long one query waits.
-const WAIT: Duration = Duration::from_secs(300);
-
-async fn follow(client: &Client, hold: &Hold, prefix: &Prefix, clock: Clock) {
+/// It is not what safety rests on: it tells early what a proof would tell late.
+pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix, clock: Clock) {
     clock.sleep_until(clock.now() + QUIET).await;
     let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     let mut index = hold.token.get();
     loop {
         let read = client.kv().list(prefix.folder());
-        let Ok(answer) = read.wait_for_change(index.max(1), WAIT).await else {
+        let Ok(answer) = read.wait_for_change(index.max(1), LONGEST_WAIT).await else {
             tokio::time::sleep(pause.next(rand::random())).await;
             continue;
         };

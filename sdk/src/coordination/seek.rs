@@ -14,11 +14,12 @@ use super::held::Hold;
 use super::keeper::{Order, Taken};
 use super::lease::{Lease, Tenure};
 use super::role::Roles;
+use super::roster::SEMAPHORE_FLAGS;
+use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, long_wait, next_index};
 use crate::api::kv::Pair;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, SessionId};
-use crate::proto::backoff::Backoff;
 use crate::proto::contest::Contest;
 
 /// What is to be held.
@@ -27,18 +28,8 @@ pub(super) struct Goal {
     pub(super) keys: Vec<Key>,
     /// What to write into the keys; what stands there where absent.
     pub(super) value: Option<Bytes>,
-    pub(super) flags: u64,
-    /// Flags of keys that are something else.
-    pub(super) foreign: u64,
     /// Who is told what is seen while others are waited for.
     pub(super) roles: Option<Roles>,
-}
-
-/// Whether to wait for those who hold.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Patience {
-    Wait,
-    Try,
 }
 
 /// What was found.
@@ -50,12 +41,6 @@ pub(super) enum Sought {
     /// Another task of this process holds it, or tries to, by the same lease.
     Ours,
 }
-
-/// The longest wait of one query, of which a fifth is drawn.
-const WAIT: Duration = Duration::from_secs(300);
-
-/// The pause after an answer that told nothing.
-const UNCHANGED: Duration = Duration::from_millis(100);
 
 /// A key as it was last seen.
 #[derive(Debug)]
@@ -74,13 +59,12 @@ impl View {
 struct Seeker<'a> {
     client: &'a Client,
     goal: &'a Goal,
-    patience: Patience,
+    waiting: Waiting,
     contest: Contest,
     /// The session that was last seen to hold, and its lock-delay if it could be read.
     former: Option<(SessionId, Option<Duration>)>,
     /// The session that it seeks by.
     own: Option<SessionId>,
-    pause: Backoff,
 }
 
 /// Takes all keys of the goal, or says why not.
@@ -90,11 +74,10 @@ pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Resu
     let mut seeker = Seeker {
         client: lease.client(),
         goal,
-        patience,
+        waiting: Waiting::new(patience),
         contest: Contest::default(),
         former: None,
         own: None,
-        pause: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
     };
     loop {
         let tenure = match lease.tenure().await {
@@ -105,16 +88,10 @@ pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Resu
             }
         };
         seeker.own = Some(tenure.session.clone());
-        let claim = match patience {
-            Patience::Try => match tenure.claims.try_claim(&goal.keys) {
-                Some(claim) => claim,
-                None => return Ok(Sought::Ours),
-            },
-            Patience::Wait => tokio::select! {
-                biased;
-                _ = tenure.belief.lost() => continue,
-                claim = tenure.claims.claim(&goal.keys) => claim,
-            },
+        let claim = match seeker.waiting.claim(&tenure, &goal.keys).await {
+            Claimed::Yes(claim) => claim,
+            Claimed::ByOthers => return Ok(Sought::Ours),
+            Claimed::SessionLost => continue,
         };
         tokio::select! {
             biased;
@@ -145,7 +122,7 @@ impl Seeker<'_> {
                 holder.is_some_and(|holder| *holder != tenure.session)
             };
             if let Some(place) = views.iter().position(of_others) {
-                if self.patience == Patience::Try {
+                if self.waiting.only_tries() {
                     let pair = views.swap_remove(place).pair;
                     return Ok(pair.map(Sought::Held));
                 }
@@ -154,7 +131,7 @@ impl Seeker<'_> {
             }
             let now = Instant::now();
             let at = self.contest.free(now, rand::random());
-            if at > now && self.patience == Patience::Wait && self.overtaken(&mut views, at).await {
+            if at > now && !self.waiting.only_tries() && self.overtaken(&mut views, at).await {
                 continue;
             }
             let (reply, taken) = oneshot::channel();
@@ -174,7 +151,7 @@ impl Seeker<'_> {
                     claim = back;
                     let now = Instant::now();
                     let at = self.contest.delayed(now, rand::random());
-                    if self.patience == Patience::Try {
+                    if self.waiting.only_tries() {
                         let over = self.contest.delay_over();
                         let left = over.map(|over| over.saturating_duration_since(now));
                         return Ok(Some(Sought::Delayed(left)));
@@ -196,17 +173,15 @@ impl Seeker<'_> {
         }
     }
 
-    /// Waits after a failure that may pass; any other is final, and all are where nobody waits.
     async fn bear(&mut self, err: Error) -> Result<()> {
-        if self.patience == Patience::Try || !err.is_transient() {
-            return Err(err);
-        }
-        tracing::debug!(keys = ?self.goal.keys, error = %err, "lock: waiting for Consul");
-        if let Some(roles) = &self.goal.roles {
-            roles.unknown(err);
-        }
-        tokio::time::sleep(self.pause.next(rand::random())).await;
-        Ok(())
+        let goal = self.goal;
+        let tell = |err: Error| {
+            tracing::debug!(keys = ?goal.keys, error = %err, "lock: waiting for Consul");
+            if let Some(roles) = &goal.roles {
+                roles.unknown(err);
+            }
+        };
+        self.waiting.bear(err, tell).await
     }
 
     async fn look(&mut self) -> Result<Vec<View>> {
@@ -217,11 +192,11 @@ impl Seeker<'_> {
                 index: meta.index().unwrap_or(0),
                 pair,
             };
-            self.check_kind(&view)?;
+            check_kind(&view)?;
             self.tell(&view);
             views.push(view);
         }
-        self.pause.reset();
+        self.waiting.answered();
         Ok(views)
     }
 
@@ -233,18 +208,6 @@ impl Seeker<'_> {
                 Some(holder) => roles.follower(holder),
                 None => roles.candidate(),
             }
-        }
-    }
-
-    /// A key of a semaphore is no lock.
-    fn check_kind(&self, view: &View) -> Result<()> {
-        match &view.pair {
-            Some(pair) if pair.flags() == self.goal.foreign => Err(Error::new(ErrorKind::Conflict)
-                .context(format!(
-                    "lock {}: the key belongs to a semaphore, by its flags: take another key",
-                    pair.key()
-                ))),
-            _ => Ok(()),
         }
     }
 
@@ -271,7 +234,6 @@ impl Seeker<'_> {
                 let same = changed.index == view.index;
                 *view = changed;
                 if same {
-                    // The time is over, or an answer came early: not as fast as it may come again.
                     tokio::time::sleep(UNCHANGED).await;
                 }
             }
@@ -281,7 +243,7 @@ impl Seeker<'_> {
                 view.index = 0;
             }
         }
-        self.check_kind(view)?;
+        check_kind(view)?;
         if view.holder().is_none() {
             let delay = self.former.as_ref().and_then(|(_, delay)| *delay);
             self.contest.freed(Instant::now(), delay);
@@ -332,13 +294,11 @@ impl Seeker<'_> {
             .get(place)
             .map(Key::as_str)
             .unwrap_or_default();
-        let wait = WAIT.mul_f64(0.8 + 0.2 * rand::random::<f64>());
         let read = self.client.kv().get(key);
-        let answer = read.wait_for_change(view.index.max(1), wait).await?;
+        let read = read.wait_for_change(view.index.max(1), long_wait());
+        let answer = read.await?;
         let (pair, meta) = answer.into_parts();
-        let told = meta.index().unwrap_or(0);
-        // An index that goes back is no index to wait from.
-        let index = if told < view.index { 0 } else { told };
+        let index = next_index(meta.index(), view.index);
         Ok(View { index, pair })
     }
 
@@ -352,8 +312,19 @@ impl Seeker<'_> {
                 (None, Some(pair)) => pair.value_bytes(),
                 (None, None) => Bytes::new(),
             },
-            flags: self.goal.flags,
         });
         want.collect()
+    }
+}
+
+/// A key of a semaphore is no lock.
+fn check_kind(view: &View) -> Result<()> {
+    match &view.pair {
+        Some(pair) if pair.flags() == SEMAPHORE_FLAGS => Err(Error::new(ErrorKind::Conflict)
+            .context(format!(
+                "lock {}: the key belongs to a semaphore, by its flags: take another key",
+                pair.key()
+            ))),
+        _ => Ok(()),
     }
 }

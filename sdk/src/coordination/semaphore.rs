@@ -16,7 +16,7 @@ use super::lock::{Source, fits};
 use super::profile::Profile;
 use super::roster::Prefix;
 use super::seat;
-use super::seek::Patience;
+use super::waiting::Patience;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 

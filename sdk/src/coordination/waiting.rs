@@ -1,0 +1,89 @@
+//! What all seekers have in common: patience, pauses, and queries that wait.
+
+use std::time::Duration;
+
+use super::attempt::LONGEST_WAIT;
+use super::claims::Claim;
+use super::lease::Tenure;
+use crate::error::{Error, Result};
+use crate::ident::Key;
+use crate::proto::backoff::Backoff;
+
+/// Whether to wait for those who hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Patience {
+    Wait,
+    Try,
+}
+
+/// What a seeker bears, and how long it rests after it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    patience: Patience,
+    pause: Backoff,
+}
+
+/// What became of the wish to seek by a session.
+pub(super) enum Claimed {
+    /// Nobody else of this process seeks the same by it.
+    Yes(Claim),
+    /// Somebody does, and it was not waited for.
+    ByOthers,
+    SessionLost,
+}
+
+impl Waiting {
+    pub(super) const fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            pause: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+        }
+    }
+
+    pub(super) fn only_tries(&self) -> bool {
+        self.patience == Patience::Try
+    }
+
+    /// Waits after a failure that may pass, once it is told; any other is final, and all are where
+    /// nobody waits.
+    pub(super) async fn bear(&mut self, err: Error, tell: impl FnOnce(Error)) -> Result<()> {
+        if self.only_tries() || !err.is_transient() {
+            return Err(err);
+        }
+        tell(err);
+        tokio::time::sleep(self.pause.next(rand::random())).await;
+        Ok(())
+    }
+
+    /// Consul has answered.
+    pub(super) fn answered(&mut self) {
+        self.pause.reset();
+    }
+
+    /// Claims keys for a session. Cancel safe.
+    pub(super) async fn claim(&self, tenure: &Tenure, keys: &[Key]) -> Claimed {
+        if self.only_tries() {
+            let claim = tenure.claims.try_claim(keys);
+            return claim.map_or(Claimed::ByOthers, Claimed::Yes);
+        }
+        tokio::select! {
+            biased;
+            _ = tenure.belief.lost() => Claimed::SessionLost,
+            claim = tenure.claims.claim(keys) => Claimed::Yes(claim),
+        }
+    }
+}
+
+/// How long one query waits; a fifth is drawn, so that not all come back at once.
+pub(super) fn long_wait() -> Duration {
+    LONGEST_WAIT.mul_f64(0.8 + 0.2 * rand::random::<f64>())
+}
+
+/// The pause after an answer that told nothing: the time is over, or it came early, and may come
+/// again as fast.
+pub(super) const UNCHANGED: Duration = Duration::from_millis(100);
+
+/// The index to wait from after an answer: one that goes back is none.
+pub(super) fn next_index(told: Option<u64>, known: u64) -> u64 {
+    told.filter(|told| *told >= known).unwrap_or(0)
+}
