@@ -102,6 +102,9 @@ mod proto;
 // The only place that starts tasks.
 mod task;
 
+// How long-lived things tell what becomes of them.
+mod states;
+
 // A Consul-compatible agent in this process. It stands here so that it cannot name the client.
 #[cfg(feature = "embedded-agent")]
 pub mod embedded;

@@ -13,10 +13,11 @@ use super::lease::Lease;
 use super::lock::LockGuard;
 use super::profile::Profile;
 use super::role::{Next, Outcome, Role, Roles};
-use super::state::{Lost, States};
+use super::state::Lost;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::SessionId;
+use crate::states::States;
 
 impl Client {
     /// An election: of all that campaign for a key, one leads.

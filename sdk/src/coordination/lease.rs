@@ -13,11 +13,12 @@ use super::clock::Clock;
 use super::keeper::{Born, Keeper, Order};
 use super::profile::Profile;
 use super::session::Plan;
-use super::state::{LeaseState, States};
+use super::state::LeaseState;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::SessionId;
 use crate::proto::lease::Terms;
+use crate::states::States;
 use crate::task::Worker;
 
 impl Client {

@@ -129,7 +129,9 @@ pub use observe::{Leader, LeaderView, Observer};
 pub use profile::Profile;
 pub use role::{Next, Outcome, Role};
 pub use semaphore::{Permit, Semaphore};
-pub use state::{LeaseState, LossCause, Lost, States};
+pub use state::{LeaseState, LossCause, Lost};
+
+pub use crate::states::States;
 
 #[cfg(test)]
 mod simulation;

@@ -6,9 +6,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::fence::FencingToken;
-use super::state::{Lost, States};
+use super::state::Lost;
 use crate::error::Error;
 use crate::ident::SessionId;
+use crate::states::States;
 
 /// What a candidate is to its election.
 #[derive(Clone, Debug)]

@@ -1,11 +1,6 @@
 //! How a registration is.
 
 use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use futures_core::Stream;
-use tokio::sync::watch;
 
 use crate::error::Error;
 
@@ -73,60 +68,6 @@ impl fmt::Display for State {
     }
 }
 
-/// The states of a registration, from the present one on: a stream that ends with it.
-///
-/// A slow reader misses states in between, but never the last one. Starts no task.
-#[must_use = "a stream does nothing until it is read"]
-pub struct States {
-    next: Next,
-}
-
-type Next = Pin<Box<dyn Future<Output = Option<(State, watch::Receiver<State>)>> + Send + Sync>>;
-
-impl States {
-    pub(super) fn new(mut receiver: watch::Receiver<State>) -> Self {
-        receiver.mark_changed();
-        Self {
-            next: Box::pin(next(receiver)),
-        }
-    }
-
-    /// The next state; `None` after [`State::Closed`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost: the state is there at the next call.
-    pub async fn next(&mut self) -> Option<State> {
-        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
-    }
-}
-
-async fn next(mut receiver: watch::Receiver<State>) -> Option<(State, watch::Receiver<State>)> {
-    receiver.changed().await.ok()?;
-    let state = receiver.borrow_and_update().clone();
-    Some((state, receiver))
-}
-
-impl Stream for States {
-    type Item = State;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<State>> {
-        match self.next.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => {
-                self.next = Box::pin(std::future::ready(None));
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some((state, receiver))) => {
-                self.next = Box::pin(next(receiver));
-                Poll::Ready(Some(state))
-            }
-        }
-    }
-}
-
-impl fmt::Debug for States {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("States").finish_non_exhaustive()
-    }
-}
+/// The states of a registration, from the present one on: a stream that ends with it, after
+/// [`State::Closed`].
+pub type States = crate::states::States<State>;
