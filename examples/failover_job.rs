@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use lictor::Client;
 use lictor::coordination::{FencingToken, Next, Profile, Role, Term};
-use lictor_examples::Result;
 use lictor_examples::place::{Options, Place};
+use lictor_examples::{Result, status};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -39,30 +39,12 @@ async fn main() -> ExitCode {
         [role, name, address, key, mark] if role == CANDIDATE => {
             campaign(name, address, key, mark).await.map(|()| true)
         }
-        _ => match Options::parse(args.into_iter()) {
-            Ok(options) if options.help => {
-                println!("{USAGE}");
-                return ExitCode::SUCCESS;
-            }
+        _ => match Options::of(USAGE, args.into_iter()) {
             Ok(options) => direct(&options).await,
-            Err(wrong) => {
-                eprintln!("{wrong}\n{USAGE}");
-                return ExitCode::from(2);
-            }
+            Err(status) => return status,
         },
     };
-    match outcome {
-        Ok(good) => ExitCode::from(u8::from(!good)),
-        Err(err) => {
-            eprintln!("failover_job: {err}");
-            let mut cause = err.source();
-            while let Some(err) = cause {
-                eprintln!("  because: {err}");
-                cause = err.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+    status("failover_job", outcome)
 }
 
 // --- A candidate ---------------------------------------------------------------------------------

@@ -5,10 +5,29 @@ pub mod place;
 pub mod report;
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// What an example's steps return.
 pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// The status that an example ends with: of a run that came to something good or bad, or failed.
+///
+/// A failure is told with all that stands behind it.
+pub fn status(example: &str, outcome: Result<bool>) -> ExitCode {
+    match outcome {
+        Ok(good) => ExitCode::from(u8::from(!good)),
+        Err(err) => {
+            eprintln!("{example}: {err}");
+            let mut cause = err.source();
+            while let Some(err) = cause {
+                eprintln!("  because: {err}");
+                cause = err.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Waits until something is so; half a minute is enough for anything here.
 ///

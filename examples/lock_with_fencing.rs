@@ -24,8 +24,8 @@ use std::time::Duration;
 use lictor::Client;
 use lictor::api::txn::KvOp;
 use lictor::coordination::{FenceGate, FencingToken, Lost, Profile, StaleToken};
-use lictor_examples::Result;
 use lictor_examples::place::{Options, Place};
+use lictor_examples::{Result, status};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -35,36 +35,19 @@ without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) if options.help => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
+    let options = match Options::of(USAGE, std::env::args().skip(1)) {
         Ok(options) => options,
-        Err(wrong) => {
-            eprintln!("{wrong}\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(status) => return status,
     };
-    match run(&options).await {
-        Ok(report) => {
-            if options.json {
-                println!("{}", report.json());
-            } else {
-                print!("{report}");
-            }
-            ExitCode::from(u8::from(!report.is_good()))
+    let outcome = run(&options).await.map(|report| {
+        if options.json {
+            println!("{}", report.json());
+        } else {
+            print!("{report}");
         }
-        Err(err) => {
-            eprintln!("lock_with_fencing: {err}");
-            let mut cause = err.source();
-            while let Some(err) = cause {
-                eprintln!("  because: {err}");
-                cause = err.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+        report.is_good()
+    });
+    status("lock_with_fencing", outcome)
 }
 
 // --- The resource --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 //! Which Consul an example runs on: an agent of its own, or a real one.
 
 use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use lictor::Client;
 use lictor::embedded::Agent;
@@ -39,6 +40,25 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// Reads the arguments of an example; where there is nothing to run, it has said why.
+    ///
+    /// # Errors
+    ///
+    /// The status to end with: after the usage that was asked for, or after a wrong argument.
+    pub fn of(usage: &str, args: impl Iterator<Item = String>) -> Result<Self, ExitCode> {
+        match Self::parse(args) {
+            Ok(options) if options.help => {
+                println!("{usage}");
+                Err(ExitCode::SUCCESS)
+            }
+            Ok(options) => Ok(options),
+            Err(wrong) => {
+                eprintln!("{wrong}\n{usage}");
+                Err(ExitCode::from(2))
+            }
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use lictor::registration::Registration;
 use lictor_examples::load::Load;
 use lictor_examples::place::{Options, Place};
 use lictor_examples::report::Report;
-use lictor_examples::{Result, until};
+use lictor_examples::{Result, status, until};
 use lictor_tower::Channel;
 use lictor_tower::endpoint::Target;
 use lictor_tower::source::{HealthSource, SrvSource};
@@ -51,36 +51,19 @@ without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) if options.help => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
+    let options = match Options::of(USAGE, std::env::args().skip(1)) {
         Ok(options) => options,
-        Err(wrong) => {
-            eprintln!("{wrong}\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(status) => return status,
     };
-    match run(&options).await {
-        Ok(report) if options.json => {
+    let outcome = run(&options).await.map(|report| {
+        if options.json {
             println!("{}", report.json());
-            ExitCode::from(u8::from(!report.is_good()))
-        }
-        Ok(report) => {
+        } else {
             print!("{report}");
-            ExitCode::from(u8::from(!report.is_good()))
         }
-        Err(err) => {
-            eprintln!("quickstart: {err}");
-            let mut cause = err.source();
-            while let Some(err) = cause {
-                eprintln!("  because: {err}");
-                cause = err.source();
-            }
-            ExitCode::FAILURE
-        }
-    }
+        report.is_good()
+    });
+    status("quickstart", outcome)
 }
 
 async fn run(options: &Options) -> Result<Report> {

@@ -52,6 +52,14 @@ impl TestAgent {
         client.build().expect("an address without surprises")
     }
 
+    /// How many sessions have `part` in their names.
+    pub(crate) async fn sessions(&self, part: &str) -> usize {
+        let all = self.client().session().list().await.unwrap();
+        all.iter()
+            .filter(|session| session.name().contains(part))
+            .count()
+    }
+
     /// A name that no other case uses: `stem` with something before it that is this case's own.
     ///
     /// It is good for a service, a node, a key and a DNS label alike.

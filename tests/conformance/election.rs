@@ -32,13 +32,6 @@ on_both_agents![
 
 const LONG: Duration = Duration::from_secs(30);
 
-async fn sessions(agent: &TestAgent, of: &str) -> usize {
-    let all = agent.client().session().list().await.unwrap();
-    all.iter()
-        .filter(|session| session.name().contains(of))
-        .count()
-}
-
 async fn is_held(agent: &TestAgent, key: &str) -> bool {
     let pair = agent.client().kv().get(key).await.unwrap().into_value();
     pair.is_some_and(|pair| pair.session().is_some())
@@ -138,7 +131,7 @@ async fn one_of_three_works_at_a_time_and_lets_others_go_first(agent: &TestAgent
         assert_ne!(pair[0].0, pair[1].0, "nobody else went first: {terms:?}");
     }
     assert!(!is_held(agent, &key).await);
-    assert_eq!(sessions(agent, &key).await, 0);
+    assert_eq!(agent.sessions(&key).await, 0);
 }
 
 async fn a_destroyed_session_ends_the_work_before_the_next_leader_works(agent: &TestAgent) {
@@ -166,7 +159,7 @@ async fn a_destroyed_session_ends_the_work_before_the_next_leader_works(agent: &
     }
     let first = tokio::time::timeout(LONG, leads.wait_for(Option::is_some)).await;
     let (session, term) = first.unwrap().unwrap().clone().unwrap();
-    eventually(LONG, async || sessions(agent, &key).await == 2).await;
+    eventually(LONG, async || agent.sessions(&key).await == 2).await;
     let destroyed = Instant::now();
     client.session().destroy(&session).await.unwrap();
     let lost = tokio::time::timeout(LONG, term.lost()).await.unwrap();
@@ -190,7 +183,7 @@ async fn a_destroyed_session_ends_the_work_before_the_next_leader_works(agent: &
         }
     }
     assert_eq!(interrupted, 1);
-    eventually(LONG, async || sessions(agent, &key).await == 0).await;
+    eventually(LONG, async || agent.sessions(&key).await == 0).await;
 }
 
 async fn a_leader_that_is_told_to_stop_steps_down_in_order(agent: &TestAgent) {
@@ -227,7 +220,7 @@ async fn a_leader_that_is_told_to_stop_steps_down_in_order(agent: &TestAgent) {
     assert_eq!(*log.lock().unwrap(), ["told", "done"]);
     assert!(spawned.load(Ordering::SeqCst));
     assert!(!is_held(agent, &key).await);
-    assert_eq!(sessions(agent, &key).await, 0);
+    assert_eq!(agent.sessions(&key).await, 0);
 }
 
 async fn work_that_does_not_end_is_dropped_when_its_time_is_over(agent: &TestAgent) {
@@ -358,7 +351,7 @@ async fn a_candidate_that_is_told_to_stop_leaves_nothing_behind(agent: &TestAgen
     stop.send(()).unwrap();
     let outcome = outcome(run).await;
     assert!(matches!(outcome, Outcome::NotLeading), "{outcome:?}");
-    assert_eq!(sessions(agent, &key).await, 1);
+    assert_eq!(agent.sessions(&key).await, 1);
     guard.check().unwrap();
     guard.release().await.unwrap();
     becomes(&election, |role| matches!(role, Role::Idle)).await;
@@ -400,7 +393,7 @@ async fn a_run_that_is_dropped_anywhere_leaves_nothing_behind(agent: &TestAgent)
         assert_eq!(working.load(Ordering::SeqCst), 0);
         assert!(matches!(election.roles().next().await, Some(Role::Idle)));
         eventually(LONG, async || {
-            !is_held(agent, &key).await && sessions(agent, &key).await == 0
+            !is_held(agent, &key).await && agent.sessions(&key).await == 0
         })
         .await;
         if let Some(outcome) = ended {
@@ -429,7 +422,7 @@ async fn a_leadership_that_is_dropped_is_handed_over(agent: &TestAgent) {
     let leadership = campaign.await.unwrap();
     assert!(leadership.token() > token);
     leadership.resign().await.unwrap();
-    eventually(LONG, async || sessions(agent, &key).await == 0).await;
+    eventually(LONG, async || agent.sessions(&key).await == 0).await;
 }
 
 async fn roles_tell_what_a_candidate_is(agent: &TestAgent) {
@@ -475,7 +468,7 @@ async fn a_rejoining_leader_has_a_new_term(agent: &TestAgent) {
     assert!(matches!(run.await.unwrap(), Outcome::Finished));
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
     assert_eq!(tokens.len(), 3);
-    assert_eq!(sessions(agent, &key).await, 0);
+    assert_eq!(agent.sessions(&key).await, 0);
 }
 
 async fn candidates_share_a_lease(agent: &TestAgent) {
@@ -488,10 +481,10 @@ async fn candidates_share_a_lease(agent: &TestAgent) {
     assert_eq!(one.session(), two.session());
     one.resign().await.unwrap();
     two.check().unwrap();
-    assert_eq!(sessions(agent, &name).await, 1);
+    assert_eq!(agent.sessions(&name).await, 1);
     // What the lease loses, the leader loses.
     let lost = two.lost();
     lease.close().await.unwrap();
     assert_eq!(lost.await.cause(), LossCause::Released);
-    assert_eq!(sessions(agent, &name).await, 0);
+    assert_eq!(agent.sessions(&name).await, 0);
 }

@@ -24,13 +24,6 @@ on_both_agents![
 
 const LONG: Duration = Duration::from_secs(30);
 
-async fn sessions(agent: &TestAgent, of: &str) -> usize {
-    let all = agent.client().session().list().await.unwrap();
-    all.iter()
-        .filter(|session| session.name().contains(of))
-        .count()
-}
-
 async fn one_holds_and_the_next_holds_after_the_release(agent: &TestAgent) {
     let (client, key) = (agent.client(), agent.name("lock"));
     let first = client.lock(key.as_str()).acquire().await.unwrap();
@@ -40,7 +33,7 @@ async fn one_holds_and_the_next_holds_after_the_release(agent: &TestAgent) {
     let token = first.token();
     let (released, second) = tokio::join!(
         async {
-            eventually(LONG, async || sessions(agent, &key).await == 2).await;
+            eventually(LONG, async || agent.sessions(&key).await == 2).await;
             first.release().await.unwrap()
         },
         second.acquire()
@@ -50,7 +43,7 @@ async fn one_holds_and_the_next_holds_after_the_release(agent: &TestAgent) {
     assert!(second.token() > token);
     second.check().unwrap();
     assert_eq!(second.release().await.unwrap(), Released::Unlocked);
-    assert_eq!(sessions(agent, &key).await, 0);
+    assert_eq!(agent.sessions(&key).await, 0);
 }
 
 async fn a_try_tells_who_holds(agent: &TestAgent) {
@@ -77,7 +70,7 @@ async fn a_dropped_guard_unlocks_and_ends_its_session(agent: &TestAgent) {
     assert_eq!(lost.await.cause(), LossCause::Released);
     eventually(LONG, async || {
         let pair = client.kv().get(key.as_str()).await.unwrap().into_value();
-        pair.unwrap().session().is_none() && sessions(agent, &key).await == 0
+        pair.unwrap().session().is_none() && agent.sessions(&key).await == 0
     })
     .await;
 }
@@ -88,10 +81,10 @@ async fn a_waiter_that_is_dropped_leaves_nothing_behind(agent: &TestAgent) {
     let other = client.lock(key.as_str());
     let waiting = tokio::time::timeout(Duration::from_millis(200), other.acquire());
     assert!(waiting.await.is_err());
-    eventually(LONG, async || sessions(agent, &key).await == 1).await;
+    eventually(LONG, async || agent.sessions(&key).await == 1).await;
     guard.check().unwrap();
     guard.release().await.unwrap();
-    assert_eq!(sessions(agent, &key).await, 0);
+    assert_eq!(agent.sessions(&key).await, 0);
 }
 
 async fn what_stands_in_the_key_stays_there(agent: &TestAgent) {
@@ -156,7 +149,7 @@ async fn a_destroyed_session_is_a_loss_and_others_wait_for_the_lock_delay(agent:
         (guard, tokio::time::Instant::now())
     };
     let destroyed = async {
-        eventually(LONG, async || sessions(agent, &key).await == 2).await;
+        eventually(LONG, async || agent.sessions(&key).await == 2).await;
         client.session().destroy(guard.session()).await.unwrap();
         let at = tokio::time::Instant::now();
         guard.lost().await;
@@ -204,18 +197,18 @@ async fn tasks_that_share_a_lease_take_turns(agent: &TestAgent) {
     let apart = client.lock(agent.name("other")).lease(&lease);
     let other = apart.acquire().await.unwrap();
     assert_eq!(other.session(), second.session());
-    assert_eq!(sessions(agent, &name).await, 1);
+    assert_eq!(agent.sessions(&name).await, 1);
     // Closing the lease tells both, and ends the session.
     lease.close().await.unwrap();
     assert_eq!(second.lost().await.cause(), LossCause::Released);
     assert_eq!(other.lost().await.cause(), LossCause::Released);
-    assert_eq!(sessions(agent, &name).await, 0);
+    assert_eq!(agent.sessions(&name).await, 0);
     let third = lock.acquire().await.unwrap();
     assert!(third.token() > second.token());
     third.release().await.unwrap();
-    assert_eq!(sessions(agent, &name).await, 1);
+    assert_eq!(agent.sessions(&name).await, 1);
     drop((second, other, apart, lock, lease));
-    eventually(LONG, async || sessions(agent, &name).await == 0).await;
+    eventually(LONG, async || agent.sessions(&name).await == 0).await;
 }
 
 async fn a_lease_bound_to_a_check_leaves_nothing_behind(agent: &TestAgent) {

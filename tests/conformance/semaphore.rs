@@ -34,13 +34,6 @@ on_both_agents![
 const LONG: Duration = Duration::from_secs(30);
 const FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
 
-async fn sessions(agent: &TestAgent, of: &str) -> usize {
-    let all = agent.client().session().list().await.unwrap();
-    all.iter()
-        .filter(|session| session.name().contains(of))
-        .count()
-}
-
 async fn pair(agent: &TestAgent, key: &str) -> Option<Pair> {
     agent.client().kv().get(key).await.unwrap().into_value()
 }
@@ -67,7 +60,7 @@ async fn as_many_hold_as_there_are_places(agent: &TestAgent) {
     assert!(third.token() > second.token());
     third.release().await.unwrap();
     second.release().await.unwrap();
-    assert_eq!(sessions(agent, &prefix).await, 0);
+    assert_eq!(agent.sessions(&prefix).await, 0);
 }
 
 async fn the_layout_is_the_reference_clients(agent: &TestAgent) {
@@ -97,7 +90,7 @@ async fn a_waiter_has_the_place_that_is_given_back(agent: &TestAgent) {
     let token = first.token();
     let (released, second) = tokio::join!(
         async {
-            eventually(LONG, async || sessions(agent, &prefix).await == 2).await;
+            eventually(LONG, async || agent.sessions(&prefix).await == 2).await;
             first.release().await.unwrap()
         },
         semaphore.acquire()
@@ -115,8 +108,7 @@ async fn a_dropped_permit_gives_its_place_back(agent: &TestAgent) {
     drop(permit);
     assert_eq!(lost.await.cause(), LossCause::Released);
     eventually(LONG, async || {
-        document(agent, &prefix).await["Holders"] == json!({})
-            && sessions(agent, &prefix).await == 0
+        document(agent, &prefix).await["Holders"] == json!({}) && agent.sessions(&prefix).await == 0
     })
     .await;
 }
@@ -127,7 +119,7 @@ async fn a_waiter_that_is_dropped_leaves_nothing_behind(agent: &TestAgent) {
     let permit = semaphore.acquire().await.unwrap();
     let waiting = tokio::time::timeout(Duration::from_millis(200), semaphore.acquire());
     assert!(waiting.await.is_err());
-    eventually(LONG, async || sessions(agent, &prefix).await == 1).await;
+    eventually(LONG, async || agent.sessions(&prefix).await == 1).await;
     permit.check().unwrap();
     let session = permit.session().as_str();
     let wanted = json!({ "Limit": 1, "Holders": { session: true } });
@@ -139,8 +131,7 @@ async fn a_waiter_that_is_dropped_leaves_nothing_behind(agent: &TestAgent) {
         drop(taking.await);
     }
     eventually(LONG, async || {
-        document(agent, &prefix).await["Holders"] == json!({})
-            && sessions(agent, &prefix).await == 0
+        document(agent, &prefix).await["Holders"] == json!({}) && agent.sessions(&prefix).await == 0
     })
     .await;
     let left = client.kv().keys(format!("{prefix}/")).await.unwrap();
@@ -158,7 +149,7 @@ async fn another_limit_is_refused_and_both_are_named(agent: &TestAgent) {
         "{text}"
     );
     permit.release().await.unwrap();
-    eventually(LONG, async || sessions(agent, &prefix).await == 0).await;
+    eventually(LONG, async || agent.sessions(&prefix).await == 0).await;
 }
 
 async fn a_limit_that_changes_is_followed(agent: &TestAgent) {
@@ -168,7 +159,7 @@ async fn a_limit_that_changes_is_followed(agent: &TestAgent) {
     // Somebody else makes room for one that waits already.
     let waiting = client.semaphore(&prefix, 1);
     let (second, ()) = tokio::join!(waiting.acquire(), async {
-        eventually(LONG, async || sessions(agent, &prefix).await == 2).await;
+        eventually(LONG, async || agent.sessions(&prefix).await == 2).await;
         one.set_limit(2).await.unwrap();
     });
     let second = second.unwrap();
@@ -225,7 +216,7 @@ async fn a_place_of_a_destroyed_session_is_free_after_its_holder_has_lost_it(age
         (next, Instant::now())
     };
     let destroyed = async {
-        eventually(LONG, async || sessions(agent, &prefix).await == 2).await;
+        eventually(LONG, async || agent.sessions(&prefix).await == 2).await;
         let at = Instant::now();
         client.session().destroy(permit.session()).await.unwrap();
         permit.lost().await;
