@@ -47,7 +47,9 @@ impl Kv {
 /// ended with it, so that everybody who asks [`Held::check`] knows.
 ///
 /// A failure on the way leaves open whether the write took place, as with any other; if it did,
-/// then while it was held.
+/// then while the session held. Consul looks at the session and at nothing else: on a shared lease
+/// that lets go and holds again, a write that was held up on its way may still take place in the
+/// later hold. A lease of its own for each guard, which is the default, tells holds apart.
 #[derive(Clone)]
 #[must_use = "it writes nothing by itself"]
 pub struct Fenced<'a> {

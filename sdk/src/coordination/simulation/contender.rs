@@ -42,6 +42,8 @@ pub(super) struct Contender {
     base: Instant,
     terms: Terms,
     sabotage: Sabotage,
+    /// Whether it keeps its session from one hold to the next, as a shared lease does.
+    pub(super) shares: bool,
     /// Its clock's speed, in millionths of the servers'.
     speed: u64,
     session: Option<(u32, Lease)>,
@@ -60,8 +62,6 @@ pub(super) struct Contender {
     /// What it asks now, and what it has begun to hold.
     pub(super) out: Vec<(u64, Ask)>,
     pub(super) began: Option<u64>,
-    /// Fenced writes that were acknowledged, by token.
-    pub(super) written: Vec<u64>,
 }
 
 impl Contender {
@@ -77,6 +77,7 @@ impl Contender {
             base,
             terms,
             sabotage,
+            shares: rng.chance(50),
             // One per cent at most, either way.
             speed: 990_000 + rng.below(20_001),
             session: None,
@@ -91,7 +92,6 @@ impl Contender {
             paused_until: 0,
             out: Vec::new(),
             began: None,
-            written: Vec::new(),
         }
     }
 
@@ -359,8 +359,10 @@ impl Contender {
                 if self.session() == Some(*session) && self.mode == Mode::Releasing =>
             {
                 self.mode = Mode::Resting(local + SECOND + rng.below(5 * SECOND));
+                if !self.shares {
+                    self.lose(local, true);
+                }
             }
-            (Ask::Fenced { token, .. }, Answer::Done(true)) => self.written.push(*token),
             _ => {}
         }
     }

@@ -71,6 +71,8 @@ enum Event {
     Hear(usize, u64, usize),
     Expire,
     Fault,
+    /// The path of one that has become slow goes silent, and its session is ended.
+    Silence(usize),
 }
 
 /// What the network does to one contender, until when.
@@ -96,6 +98,10 @@ struct World {
     answers: Vec<Answer>,
     newest_token: u64,
     tokens_of: Vec<u64>,
+    /// The newest token that a fenced write was taken with.
+    newest_write: u64,
+    /// A fenced write that was taken though a newer holder's had been.
+    stale_write: Option<u64>,
 }
 
 /// Faults stop then, and the rest of the time everybody must get a turn.
@@ -140,6 +146,8 @@ fn simulate(seed: u64, sabotage: Sabotage) -> Verdict {
         answers: Vec::new(),
         newest_token: 0,
         tokens_of: vec![0; count],
+        newest_write: 0,
+        stale_write: None,
     };
     world.run()
 }
@@ -213,6 +221,12 @@ impl World {
             }
             Event::Expire => self.expire_at = Micros::MAX,
             Event::Fault => self.fault(),
+            Event::Silence(number) => {
+                self.weather[number].cut_until = self.now + 15 * SECOND;
+                if let Some(session) = self.contenders[number].session() {
+                    self.servers.invalidate(session, self.now);
+                }
+            }
         }
         if let Some(end) = self.servers.next_end().filter(|end| *end < self.expire_at) {
             self.expire_at = end;
@@ -264,17 +278,24 @@ impl World {
     }
 
     fn commit(&mut self, number: usize, id: u64, ask: usize, epoch: u64) {
-        if self.servers.epoch != epoch {
-            // The leader that had it is gone: it may be in the log all the same, but nobody tells.
-            if self.rng.chance(50) {
-                let (now, asked) = (self.now, self.asks[ask].clone());
-                self.servers.commit(&asked, number, now, &mut self.rng);
-            }
+        // The leader that had it is gone: it may be in the log all the same, but nobody tells.
+        let orphan = self.servers.epoch != epoch;
+        if orphan && self.rng.chance(50) {
             return;
         }
         let (now, asked) = (self.now, self.asks[ask].clone());
         let answer = self.servers.commit(&asked, number, now, &mut self.rng);
-        self.answer(number, id, answer);
+        if let (Ask::Fenced { token, .. }, Answer::Done(true)) = (&asked, &answer) {
+            // Consul looks at the session: one that holds again is let in with what it sent when it
+            // held before. Only a session for each hold tells holds apart.
+            if *token < self.newest_write && !self.contenders[number].shares {
+                self.stale_write = Some(*token);
+            }
+            self.newest_write = self.newest_write.max(*token);
+        }
+        if !orphan {
+            self.answer(number, id, answer);
+        }
     }
 
     fn answer(&mut self, number: usize, id: u64, answer: Answer) {
@@ -295,7 +316,7 @@ impl World {
         let holding = (0..self.contenders.len()).find(|one| self.contenders[*one].believes(now));
         let number = holding.filter(|_| self.rng.chance(60)).unwrap_or(number);
         let long = |rng: &mut Rng| SECOND / 10 + rng.below(25 * SECOND);
-        match self.rng.below(8) {
+        match self.rng.below(9) {
             0 => self.weather[number].cut_until = now + long(&mut self.rng),
             1 => self.weather[number].lossy_until = now + long(&mut self.rng),
             2 | 3 => self.weather[number].slow_until = now + long(&mut self.rng),
@@ -305,6 +326,12 @@ impl World {
                 self.servers.change_leader(now, without);
             }
             6 => self.servers.leave(number, now),
+            7 => {
+                // The last proof is on its way, or its answer is, when the session ends.
+                self.weather[number].slow_until = now + 4 * SECOND;
+                let later = now + self.rng.below(4 * SECOND);
+                self.push(later, Event::Silence(number));
+            }
             _ => {
                 if let Some(id) = self.servers.any_session(&mut self.rng) {
                     self.servers.invalidate(id, now);
@@ -315,8 +342,8 @@ impl World {
         self.push(next, Event::Fault);
     }
 
-    /// At most one believes; tokens rise; no fenced write of a former holder is acknowledged after
-    /// a newer one's.
+    /// At most one believes; tokens rise; no fenced write of a former holder is taken after a newer
+    /// one's, if each hold has a session of its own.
     fn judge(&mut self) -> Result<(), String> {
         let now = self.now;
         let believers = self.contenders.iter().filter(|one| one.believes(now));
@@ -326,6 +353,12 @@ impl World {
                 "contenders {believers:?} believe at {:.6} s, the servers say {:?}",
                 now as f64 / SECOND as f64,
                 self.servers.holder()
+            ));
+        }
+        if let Some(token) = self.stale_write {
+            return Err(format!(
+                "a fenced write with token {token} after {}",
+                self.newest_write
             ));
         }
         for number in 0..self.contenders.len() {
@@ -340,7 +373,6 @@ impl World {
                 self.newest_token = token;
                 self.tokens_of[number] = token;
             }
-            one.written.clear();
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub(super) enum Ask {
     },
     Unlock(u32),
     Destroy(u32),
-    /// A write behind a check of the session; the token is for the resource outside.
+    /// A write behind a check of the session; the token says whose it is.
     Fenced {
         session: u32,
         token: u64,
@@ -80,8 +80,6 @@ pub(super) struct Servers {
     /// Counts the leaders.
     pub(super) epoch: u64,
     deposed: Option<Memory>,
-    /// The resource outside: the newest token it has seen.
-    gate: u64,
 }
 
 /// A deposed leader answers from memory for as long as its lease lasts.
@@ -101,7 +99,6 @@ impl Servers {
             leaderless_until: 0,
             epoch: 0,
             deposed: None,
-            gate: 0,
         }
     }
 
@@ -276,15 +273,12 @@ impl Servers {
                 Answer::Done(held)
             }
             Ask::Destroy(session) => Answer::Done(self.invalidate(*session, now)),
-            Ask::Fenced { session, token } => {
+            Ask::Fenced { session, .. } => {
                 let held = self.holder == Some(*session);
-                // The resource outside is reached whether the session lives or not.
-                let admitted = self.gate <= *token;
-                self.gate = self.gate.max(*token);
                 if held {
                     self.index += 1;
                 }
-                Answer::Done(held && admitted)
+                Answer::Done(held)
             }
             Ask::Renew(_) | Ask::Info(_) | Ask::Read { .. } => Answer::Error,
         }
