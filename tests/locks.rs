@@ -1,6 +1,7 @@
 //! Locks while the real Consul that they are held at breaks: never two holders.
 
 mod consul {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use lictor::Client;
@@ -8,6 +9,7 @@ mod consul {
     use support::consul::{Agent, Cluster};
     use support::eventually;
     use support::proxy::Proxy;
+    use tokio::sync::Barrier;
     use tokio::task::JoinSet;
     use tokio::time::{Instant, sleep, timeout};
 
@@ -126,12 +128,17 @@ mod consul {
                     .belief(Duration::from_secs(4));
                 let guard = acquire(&client, &key, profile).await;
                 let mut hammers = JoinSet::new();
+                // All three have been refused once.
+                let hammering = Arc::new(Barrier::new(4));
                 for hammer in 0..3 {
                     let (client, key) = (client.clone(), key.clone());
+                    let hammering = Arc::clone(&hammering);
                     hammers.spawn(async move {
                         let lease = client.lease().name(format!("{key} {hammer}"));
                         let lease = lease.build().unwrap();
                         let lock = client.lock(key.as_str()).lease(&lease);
+                        assert!(lock.try_acquire().await.unwrap().acquired().is_none());
+                        hammering.wait().await;
                         loop {
                             if let Some(guard) = lock.try_acquire().await.unwrap().acquired() {
                                 return (Instant::now(), guard);
@@ -140,7 +147,7 @@ mod consul {
                         }
                     });
                 }
-                sleep(Duration::from_millis(300)).await;
+                hammering.wait().await;
                 client.session().destroy(guard.session()).await.unwrap();
                 let destroyed = Instant::now();
                 guard.lost().await;
