@@ -4,12 +4,14 @@ pub mod load;
 pub mod place;
 pub mod report;
 
-use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// Whatever went wrong.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
 /// What an example's steps return.
-pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The status that an example ends with: of a run that came to something good or bad, or failed.
 ///

@@ -1,8 +1,8 @@
 //! Three services register themselves; a client finds them by name and calls them balanced.
 //!
-//! Under steady load one server is stopped gracefully, a new one joins, and one is aborted without
-//! a goodbye. In the end a report says how many calls failed and how long each change took to reach
-//! the client.
+//! One of the servers leads. Under steady load the leader is stopped gracefully, a new server joins,
+//! and the next leader is aborted without a goodbye. In the end a report says how many calls failed,
+//! how long each change took to reach the client, and how long nobody led.
 //!
 //! ```text
 //! cargo run -p lictor-examples --example quickstart
@@ -25,11 +25,12 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use lictor::Client;
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
+use lictor::coordination::{LeaderView, Next, Observer, Profile};
 use lictor::registration::Registration;
 use lictor_examples::load::Load;
 use lictor_examples::place::{Options, Place};
 use lictor_examples::report::Report;
-use lictor_examples::{Result, status, until};
+use lictor_examples::{Error, Result, status, until};
 use lictor_tower::Channel;
 use lictor_tower::endpoint::Target;
 use lictor_tower::source::{HealthSource, SrvSource};
@@ -72,10 +73,13 @@ async fn run(options: &Options) -> Result<Report> {
     // A name of its own, so that a second run on the same Consul is not in the way.
     let service = format!("quickstart-{}", std::process::id());
 
-    // Three servers register themselves.
-    let mut first = Server::start(&place, &service, "one").await?;
-    let mut second = Server::start(&place, &service, "two").await?;
-    let third = Server::start(&place, &service, "three").await?;
+    let key = format!("lictor/examples/{service}/leader");
+
+    // Three servers register themselves, and campaign.
+    let mut servers = Vec::new();
+    for name in ["one", "two", "three"] {
+        servers.push(Server::start(&place, &service, &key, name).await?);
+    }
 
     // A client finds them by name, over HTTP and over DNS alike.
     let channel = Channel::builder(client.clone())
@@ -85,38 +89,60 @@ async fn run(options: &Options) -> Result<Report> {
     until("three servers are found", || channel.endpoints().len() == 3).await?;
     let same_at_first = same_over_dns(&client, &place, &service).await?;
 
+    // It sees who leads.
+    let mut leaders = client.election(key.as_str()).observe()?;
+    let leader = leader_after(&mut leaders, "").await?;
+
     // It calls them, steadily, until the end.
     let load = Load::start(&channel, 8);
     load.calls(1000).await?;
 
-    // One leaves without haste ...
+    // The leader leaves without haste ...
+    let mut first = Server::take(&mut servers, &leader)?;
     let started = Instant::now();
     let leaving = first.stop()?;
-    until("it is gone", || !finds(&channel, &first)).await?;
-    let leave = started.elapsed();
+    let gone = async {
+        until("it is gone", || !finds(&channel, &first)).await?;
+        Ok(started.elapsed())
+    };
+    let followed = async {
+        let next = leader_after(&mut leaders, &leader).await?;
+        Ok::<_, Error>((started.elapsed(), next))
+    };
+    let (leave, (hand_over, leader)) = tokio::try_join!(gone, followed)?;
     leaving.await??;
     load.calls(500).await?;
 
-    // ... a new one joins ...
+    // ... a new server joins ...
     let started = Instant::now();
-    let fourth = Server::start(&place, &service, "four").await?;
+    let fourth = Server::start(&place, &service, &key, "four").await?;
     until("the new one is found", || finds(&channel, &fourth)).await?;
     let join = started.elapsed();
+    servers.push(fourth);
     load.calls(500).await?;
 
-    // ... and one dies. Nobody deregisters it: its check has to expire.
+    // ... and the next leader dies. Nobody deregisters it: its check has to expire, and its lease.
+    let mut second = Server::take(&mut servers, &leader)?;
     let dying = Instant::now();
     second.abort().await?;
     let dead = Instant::now();
-    until("the dead one is gone", || !finds(&channel, &second)).await?;
-    let crash = dying.elapsed();
+    let gone = async {
+        until("the dead one is gone", || !finds(&channel, &second)).await?;
+        Ok(dying.elapsed())
+    };
+    let followed = async {
+        leader_after(&mut leaders, &leader).await?;
+        Ok::<_, Error>(dying.elapsed())
+    };
+    let (crash, failover) = tokio::try_join!(gone, followed)?;
     load.calls(500).await?;
 
     let same_at_last = same_over_dns(&client, &place, &service).await?;
     let tally = load.stop().await;
-    for mut server in [third, fourth] {
+    for mut server in servers {
         server.stop()?.await??;
     }
+    client.kv().delete(key).await?;
     Ok(Report {
         agent: place.describe().to_owned(),
         tally,
@@ -125,6 +151,8 @@ async fn run(options: &Options) -> Result<Report> {
         join,
         leave,
         crash,
+        hand_over,
+        failover,
         srv_equals_http: match (same_at_first, same_at_last) {
             (Some(first), Some(last)) => Some(first && last),
             _ => None,
@@ -132,10 +160,28 @@ async fn run(options: &Options) -> Result<Report> {
     })
 }
 
-/// An HTTP server that registers itself.
+/// Who leads when it is not the former leader any more; half a minute is enough for anything here.
+async fn leader_after(leaders: &mut Observer<String>, former: &str) -> Result<String> {
+    let found = async {
+        while let Some(view) = leaders.next().await {
+            if let LeaderView::Leader(leader) = view {
+                let leader = leader.into_value()?;
+                if leader != former {
+                    return Ok(leader);
+                }
+            }
+        }
+        Err("the observer has ended".into())
+    };
+    let found = tokio::time::timeout(Duration::from_secs(30), found).await;
+    found.map_err(|_| format!("waited 30 s in vain for a leader after {former:?}"))?
+}
+
+/// An HTTP server that registers itself, and campaigns.
 ///
 /// Each has a runtime of its own, so that it can die like a process: with all its tasks at once.
 struct Server {
+    name: &'static str,
     target: Target,
     runtime: Option<Runtime>,
     stop: Option<oneshot::Sender<()>>,
@@ -143,12 +189,16 @@ struct Server {
 }
 
 impl Server {
-    async fn start(place: &Place, service: &str, name: &'static str) -> Result<Self> {
+    async fn start(place: &Place, service: &str, key: &str, name: &'static str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
         let (client, service) = (place.client()?, service.to_owned());
+        let election = client
+            .election(key)
+            .profile(Profile::fast())
+            .candidate(name);
         let (started, running) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let (done, outcome) = oneshot::channel();
@@ -158,7 +208,16 @@ impl Server {
                 Ok((listener, registration)) => {
                     let address = listener.local_addr().map_err(Into::into);
                     let _ = started.send(address);
-                    done.send(serve(listener, registration, name, stopped).await)
+                    let (step_down, stepping_down) = oneshot::channel();
+                    let stop = async move { drop(stepping_down.await) };
+                    // While this server leads it would do here what only one may do.
+                    let leading = election.run(stop, async |term| {
+                        term.stopping().await;
+                        Next::Stop
+                    });
+                    let serving = serve(listener, registration, name, stopped, step_down);
+                    let ended = tokio::try_join!(serving, async { Ok(leading.await?) });
+                    done.send(ended.map(|_| ()))
                 }
                 Err(err) => {
                     let _ = started.send(Err(err));
@@ -167,6 +226,7 @@ impl Server {
             };
         });
         let mut server = Self {
+            name,
             target: "127.0.0.1:1".parse()?,
             runtime: Some(runtime),
             stop: Some(stop),
@@ -192,6 +252,13 @@ impl Server {
             );
         let registration = client.register(definition).await?;
         Ok((listener, registration))
+    }
+
+    /// Takes the one of this name out of those that run.
+    fn take(servers: &mut Vec<Self>, name: &str) -> Result<Self> {
+        let place = servers.iter().position(|server| server.name == name);
+        let place = place.ok_or_else(|| format!("{name} leads, which is none of ours"))?;
+        Ok(servers.swap_remove(place))
     }
 
     /// Asks it to leave, and returns what resolves when it has.
@@ -227,11 +294,14 @@ async fn serve(
     registration: Registration,
     name: &'static str,
     stopped: oneshot::Receiver<()>,
+    step_down: oneshot::Sender<()>,
 ) -> Result<()> {
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let leaving = async move {
         let _ = stopped.await;
+        // Somebody else leads at once.
+        drop(step_down);
         // First nobody new is sent here; those who have not heard of it are served a while longer.
         registration.close().await?;
         tokio::time::sleep(LAME_DUCK).await;

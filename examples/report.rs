@@ -25,6 +25,10 @@ pub struct Report {
     pub leave: Duration,
     /// From the death of a server until the client no longer knew it.
     pub crash: Duration,
+    /// From the leader's wish to leave until the client knew the next leader.
+    pub hand_over: Duration,
+    /// From the death of the leader until the client knew the next one.
+    pub failover: Duration,
     /// Whether SRV and HTTP discovery found the same; `None` if nobody answers DNS queries.
     pub srv_equals_http: Option<bool>,
 }
@@ -57,6 +61,8 @@ impl Report {
             "join_ms": ms(self.join),
             "leave_ms": ms(self.leave),
             "crash_ms": ms(self.crash),
+            "leader_leave_ms": ms(self.hand_over),
+            "leader_crash_ms": ms(self.failover),
             "srv_equals_http": self.srv_equals_http,
         })
         .to_string()
@@ -100,6 +106,16 @@ impl fmt::Display for Report {
             f,
             "an aborted one was gone after     {:>8.1} ms",
             ms(self.crash)
+        )?;
+        writeln!(
+            f,
+            "another led after a goodbye       {:>8.1} ms",
+            ms(self.hand_over)
+        )?;
+        writeln!(
+            f,
+            "another led after a crash         {:>8.1} ms",
+            ms(self.failover)
         )?;
         let same = match self.srv_equals_http {
             Some(true) => "yes",
