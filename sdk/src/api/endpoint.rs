@@ -90,15 +90,17 @@ where
 {
     Some(Gathering(Box::new(List {
         splitter: Splitter::new(),
-        table: None,
+        table: Table::default(),
+        came: 0,
         items: Vec::new(),
     })))
 }
 
 struct List<T> {
     splitter: Splitter,
-    /// Made with the first piece: most answers are one.
-    table: Option<Table>,
+    table: Table,
+    /// How many bytes have come.
+    came: usize,
     items: Vec<Arc<T>>,
 }
 
@@ -107,9 +109,11 @@ impl<T: DeserializeOwned + Send + Sync> Gather for List<T> {
         let Self {
             splitter,
             table,
+            came,
             items,
         } = self;
-        table.get_or_insert_with(Table::new).within(|| {
+        *came = came.saturating_add(piece.len());
+        table.within(*came, || {
             splitter.push(piece, |text| {
                 items.push(Arc::new(json::read(text)?));
                 Ok(())
@@ -120,7 +124,7 @@ impl<T: DeserializeOwned + Send + Sync> Gather for List<T> {
 
 impl<T: DeserializeOwned + Send + Sync> Gathered<Vec<Arc<T>>> for List<T> {
     fn began(&self) -> bool {
-        self.table.is_some()
+        self.came > 0
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Arc<T>>, BoxError> {

@@ -61,13 +61,13 @@ impl Scope {
 pub(crate) struct Table(Option<Box<Seen>>);
 
 impl Table {
-    /// A table for an answer of more than a small size.
-    pub(crate) fn new() -> Self {
-        Self(Some(Box::new(Seen::new(usize::MAX / 2))))
-    }
-
-    /// Decodes a piece: what is equal to something of an earlier piece is shared with it.
-    pub(crate) fn within<T>(&mut self, decode: impl FnOnce() -> T) -> T {
+    /// Decodes a piece of an answer of which so many bytes have come: what is equal to something
+    /// of an earlier piece is shared with it.
+    pub(crate) fn within<T>(&mut self, bytes: usize, decode: impl FnOnce() -> T) -> T {
+        match &mut self.0 {
+            Some(seen) => seen.grow(bytes),
+            none => *none = Some(Box::new(Seen::new(bytes))),
+        }
         let outer = SEEN.with_borrow_mut(|current| std::mem::replace(current, self.0.take()));
         let decoded = decode();
         self.0 = SEEN.with_borrow_mut(|current| std::mem::replace(current, outer));
@@ -85,12 +85,27 @@ impl Drop for Scope {
 
 impl Seen {
     fn new(bytes: usize) -> Self {
-        let places = (bytes / 64).next_power_of_two().clamp(32, 2048);
         Self {
-            texts: vec![None; places].into_boxed_slice(),
+            texts: vec![None; places(bytes)].into_boxed_slice(),
             lists: [const { None }; LISTS],
             values: [const { None }; VALUES],
             buffer: Vec::new(),
+        }
+    }
+
+    /// Makes room for an answer that turns out to be this long.
+    fn grow(&mut self, bytes: usize) {
+        let places = places(bytes);
+        if places > self.texts.len() {
+            let empty = vec![None; places].into_boxed_slice();
+            let texts = std::mem::replace(&mut self.texts, empty);
+            for text in texts.into_iter().flatten() {
+                let place = place(hash(text.as_bytes()), places) & !1;
+                self.texts.swap(place, place + 1);
+                if let Some(place) = self.texts.get_mut(place) {
+                    *place = Some(text);
+                }
+            }
         }
     }
 
@@ -157,6 +172,12 @@ impl Seen {
         *place = Some(Arc::clone(&new) as _);
         new
     }
+}
+
+/// How many texts are remembered of an answer of so many bytes: all of a short one, and of a long
+/// one what is repeated every now and then. A text that is repeated all the time hardly needs room.
+fn places(bytes: usize) -> usize {
+    (bytes / 256).next_power_of_two().clamp(128, 2048)
 }
 
 /// Mixes a word into a hash; the multiplication carries bits upwards only.
@@ -321,17 +342,27 @@ mod tests {
 
     #[test]
     fn pieces_of_one_answer_share_their_texts() {
-        let mut table = Table::new();
-        let one = table.within(|| shared("a"));
+        let mut table = Table::default();
+        let one = table.within(SMALL, || shared("a"));
         assert!(!Arc::ptr_eq(&one, &shared("a")));
         let (mut table, two) = std::thread::spawn(move || {
-            let two = table.within(|| shared("a"));
+            let two = table.within(2 * SMALL, || shared("a"));
             (table, two)
         })
         .join()
         .unwrap();
         assert!(Arc::ptr_eq(&one, &two));
-        assert!(Arc::ptr_eq(&one, &table.within(|| shared("a"))));
+        assert!(Arc::ptr_eq(&one, &table.within(SMALL, || shared("a"))));
+    }
+
+    #[test]
+    fn texts_are_shared_across_the_growth_of_an_answer() {
+        let mut table = Table::default();
+        let mut share = |bytes| table.within(bytes, || shared("passing"));
+        let one = share(SMALL);
+        for doubled in 10..24 {
+            assert!(Arc::ptr_eq(&one, &share(1 << doubled)), "2^{doubled} bytes");
+        }
     }
 
     #[test]
