@@ -1,8 +1,10 @@
 //! What the process has used: CPU time, memory, allocations; and a clock two processes share.
 
 use std::alloc::System;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use cap::Cap;
 use rustix::time::{ClockId, clock_gettime};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -60,12 +62,54 @@ impl Memory {
 /// The allocator of programs that count their allocations.
 ///
 /// A program makes it its own with
-/// `#[global_allocator] static ALLOCATOR: &CountingAllocator = &COUNTING_ALLOCATOR;`.
-/// Counting costs some ten nanoseconds per allocation, so a program that measures time must not.
-pub type CountingAllocator = StatsAlloc<System>;
+/// `#[global_allocator] static ALLOCATOR: CountingAllocator = counting_allocator();`, and tells by
+/// [`count_heap`] how it is asked. Counting costs some ten nanoseconds per allocation, so a program
+/// that measures time must not.
+pub type CountingAllocator = Cap<&'static StatsAlloc<System>>;
 
 /// See [`CountingAllocator`].
-pub static COUNTING_ALLOCATOR: &CountingAllocator = &INSTRUMENTED_SYSTEM;
+#[must_use]
+pub const fn counting_allocator() -> CountingAllocator {
+    Cap::new(INSTRUMENTED_SYSTEM_REF, usize::MAX)
+}
+
+const INSTRUMENTED_SYSTEM_REF: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+static HEAP: OnceLock<fn() -> Heap> = OnceLock::new();
+
+/// Has [`Heap::read`] ask the program's allocator.
+pub fn count_heap(heap: fn() -> Heap) {
+    HEAP.set(heap).ok();
+}
+
+/// What is allocated and not given back; zeros unless the program counts it.
+///
+/// Other than resident memory it is the client's alone: no code, no free pages that the allocator
+/// keeps, and the same in every run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Heap {
+    /// Bytes now.
+    pub now: usize,
+    /// The most there ever was.
+    pub peak: usize,
+}
+
+impl Heap {
+    /// Reads the counters.
+    #[must_use]
+    pub fn read() -> Self {
+        HEAP.get().map(|heap| heap()).unwrap_or_default()
+    }
+
+    /// What an allocator says.
+    #[must_use]
+    pub fn of(allocator: &CountingAllocator) -> Self {
+        Self {
+            now: allocator.allocated(),
+            peak: allocator.max_allocated(),
+        }
+    }
+}
 
 /// Allocations of this process so far; zeros unless it uses the [`CountingAllocator`].
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +124,7 @@ impl Allocations {
     /// Reads the counters.
     #[must_use]
     pub fn read() -> Self {
-        let stats = COUNTING_ALLOCATOR.stats();
+        let stats = INSTRUMENTED_SYSTEM.stats();
         Self {
             count: (stats.allocations + stats.reallocations) as u64,
             bytes: stats.bytes_allocated as u64,

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use lictor_benches::usage::{COUNTING_ALLOCATOR, CountingAllocator};
+use lictor_benches::usage::{CountingAllocator, Heap, count_heap, counting_allocator};
 
 #[global_allocator]
-static ALLOCATOR: &CountingAllocator = COUNTING_ALLOCATOR;
+static ALLOCATOR: CountingAllocator = counting_allocator();
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    count_heap(|| Heap::of(&ALLOCATOR));
     lictor_benches::balancing::main().await
 }

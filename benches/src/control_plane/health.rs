@@ -6,11 +6,11 @@ use crate::control_plane::Stage;
 use crate::control_plane::job::Job;
 use crate::control_plane::subject::{self, ByHand, Fetch, Health, Ours};
 use crate::load::{self, Operation};
-use crate::usage::{Allocations, Memory};
+use crate::usage::{Allocations, Heap, Memory};
 
 pub(super) const BENCH: &str = "health_query";
 
-const METRICS: [Metric; 5] = [
+const METRICS: [Metric; 6] = [
     Metric {
         name: "client_cpu_us_per_op",
         title: "CPU µs/query",
@@ -18,6 +18,10 @@ const METRICS: [Metric; 5] = [
     Metric {
         name: "p50_us",
         title: "p50 µs",
+    },
+    Metric {
+        name: "peak_heap_kib",
+        title: "heap KiB",
     },
     Metric {
         name: "peak_rss_mib",
@@ -80,6 +84,7 @@ pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
 }
 
 async fn contender<S: Health>(job: &Job) -> Outcome<Sample> {
+    let heap = Heap::read();
     let subject = S::connect(&job.address).await?;
     let expected = job.service.rsplit('-').next().ok_or("no size")?.parse()?;
     let mut query = Query {
@@ -93,9 +98,11 @@ async fn contender<S: Health>(job: &Job) -> Outcome<Sample> {
     let measured = load::one_after_the_other(&mut query, job.at_least, job.measured_ms).await?;
     let allocated = Allocations::read().since(allocated);
     let after = Memory::read()?;
+    let heap = Heap::read().peak.saturating_sub(heap.now);
     Ok(Sample::default()
         .with("client_cpu_us_per_op", measured.cpu_us_per_op())
         .with("p50_us", measured.latency_us(0.5))
+        .with("peak_heap_kib", heap as f64 / 1024.0)
         .with("peak_rss_mib", after.peak_mib)
         .with("peak_growth_mib", after.peak_mib - before.resident_mib)
         .with(

@@ -187,16 +187,12 @@ impl Stage {
     /// The same with the allocations in the sample, if they can be counted.
     async fn measure_with_allocations(&self, job: &Job) -> Outcome<Sample> {
         let mut sample = self.measure(job).await?;
-        sample.0.retain(|metric, _| !metric.starts_with("allocat"));
+        let counted = |metric: &str| metric.starts_with("allocat") || metric == "peak_heap_kib";
+        sample.0.retain(|metric, _| !counted(metric));
         if let (Some(counting), true) = (&self.counting, job.contender != subject::GO) {
-            let counted = worker::measure(counting, job::MODE, &job.brief()).await?;
-            sample.extend(Sample(
-                counted
-                    .0
-                    .into_iter()
-                    .filter(|(metric, _)| metric.starts_with("allocat"))
-                    .collect(),
-            ));
+            let mut counts = worker::measure(counting, job::MODE, &job.brief()).await?;
+            counts.0.retain(|metric, _| counted(metric));
+            sample.extend(counts);
         }
         Ok(sample)
     }
