@@ -9,6 +9,7 @@ use super::belief::Belief;
 use super::clock::Clock;
 use super::held::{Content, Hold};
 use super::roster::LOCK_FLAGS;
+use super::state::{LossCause, Lost};
 use crate::api::kv::Pair;
 use crate::api::txn::{Failure, FailureReason, KvOp, Outcome};
 use crate::client::Client;
@@ -176,6 +177,38 @@ pub(super) async fn taken(
     }
 }
 
+/// How long it may take to find out why a key is not the session's any more.
+const WHY: Duration = Duration::from_millis(500);
+
+/// Ends a hold whose key is not the session's any more, and says why that is.
+///
+/// Nothing is believed while it is found out, and nothing depends on that it is.
+pub(super) async fn taken_away(client: &Client, hold: &Hold) -> Lost {
+    let ending = hold.ending();
+    let info = client.session().info(&hold.session).consistent().beat();
+    match info.timeout(WHY).await.map(|info| info.into_value()) {
+        Ok(None) => ending.with_the_session(),
+        Ok(Some(_)) | Err(_) => drop(ending),
+    }
+    // What was known first is what everybody is told.
+    let lost = hold.check().err();
+    lost.unwrap_or(Lost::new(LossCause::KeyGone))
+}
+
+/// Learns how the key stands, if it is the session's.
+pub(super) async fn look_again(client: &Client, hold: &Hold, place: usize) -> Result<bool> {
+    let Some(key) = hold.keys.get(place) else {
+        return Ok(false);
+    };
+    let Some(pair) = own(client, &hold.session, key).await? else {
+        return Ok(false);
+    };
+    if let Some(known) = hold.contents().get_mut(place) {
+        *known = content_of(&pair);
+    }
+    Ok(true)
+}
+
 /// The key if the session holds it, from a leader that knows that it is one.
 async fn own(client: &Client, session: &SessionId, key: &Key) -> Result<Option<Pair>> {
     let read = client.kv().get(key.as_str()).consistent();
@@ -266,13 +299,7 @@ fn judged_unlock(failures: &[Failure]) -> Option<Error> {
 async fn refresh(client: &Client, hold: &Hold, places: &[usize]) -> Result<Vec<usize>> {
     let mut held = Vec::new();
     for place in places {
-        let Some(key) = hold.keys.get(*place) else {
-            continue;
-        };
-        if let Some(pair) = own(client, &hold.session, key).await? {
-            if let Some(known) = hold.contents().get_mut(*place) {
-                *known = content_of(&pair);
-            }
+        if look_again(client, hold, *place).await? {
             held.push(*place);
         }
     }
@@ -335,7 +362,7 @@ pub(super) async fn follow(client: &Client, hold: &Hold, place: usize, clock: Cl
                     tokio::time::sleep(pause.next(rand::random())).await;
                     continue;
                 }
-                hold.end(super::Lost::new(super::LossCause::KeyGone));
+                taken_away(client, hold).await;
                 return;
             }
         }

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::attempt::Released;
+use super::attempt::{Released, taken_away};
 use super::grip::Grip;
 use super::held::{Content, Held};
 use super::lease::Lease;
 use super::profile::Profile;
 use super::role::Roles;
 use super::seek::{Goal, Sought, seek};
-use super::state::{LossCause, Lost};
+use super::state::Lost;
 use super::waiting::Patience;
 use crate::api::kv::Pair;
 use crate::api::txn::{FailureReason, KvOp, Outcome};
@@ -448,8 +448,7 @@ pub(super) async fn set_value(client: &Client, held: &Held, value: Bytes) -> Res
                 )
             });
             if taken {
-                hold.end(Lost::new(LossCause::KeyGone));
-                return Err(lost(Lost::new(LossCause::KeyGone)));
+                return Err(lost(taken_away(client, hold).await));
             }
             Outcome::RolledBack(failures).into_result().map(|_| ())
         }

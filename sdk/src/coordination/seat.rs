@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::attempt::{
-    LONGEST_WAIT, PATIENCE, QUIET, Released, Tried, as_seen, judged, read_back, was_not_applied,
+    LONGEST_WAIT, PATIENCE, QUIET, Released, Tried, as_seen, judged, read_back, taken_away,
+    was_not_applied,
 };
 use super::belief::Belief;
 use super::clock::Clock;
@@ -218,7 +219,7 @@ pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix, clock:
                 Ok(Some(_)) => {}
                 Err(err) if err.kind() != ErrorKind::Conflict => {}
                 Ok(None) | Err(_) => {
-                    hold.end(super::Lost::new(super::LossCause::KeyGone));
+                    taken_away(client, hold).await;
                     return;
                 }
             }
