@@ -210,11 +210,15 @@ impl Profile {
                     true => String::new(),
                     false => format!("make it {by_time:?}, "),
                 };
+                let limited = match allowed < BELIEF_MIN {
+                    true => String::new(),
+                    false => format!("limit the `belief` to {allowed:?}, "),
+                };
                 return wrong(format!(
                     "lock-delay {lock_delay:?}: is shorter than the holder would go on believing \
                      ({wanted:?} after the last proof), so that somebody else could hold too: \
-                     {longer}limit the `belief` to {allowed:?}, or say `expiry_only` if fencing \
-                     covers a session that ends before its time"
+                     {longer}{limited}or say `expiry_only` if fencing covers a session that ends \
+                     before its time"
                 ));
             }
         }
