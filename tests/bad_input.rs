@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use lictor::coordination::Profile;
-use lictor::embedded::Agent;
+use lictor::embedded::{Agent, Fault};
 use lictor::{Client, Error, ErrorKind};
 use tokio::time::timeout;
 
@@ -200,17 +201,40 @@ async fn a_limit_that_cannot_be_is_refused() {
     guard.check().unwrap();
 }
 
+/// An agent that was started a moment ago: what is refused today works tomorrow.
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_the_servers_do_not_know_yet_is_waited_for() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    let unknown = Fault::answer(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "rpc error making call: Missing node registration",
+    );
+    agent.inject(unknown.under("/v1/session/create").times(4));
+    let lock = client.lock("job");
+    let says = ["lock job", "do not know the agent's node yet"];
+    refused(ErrorKind::NoLeader, &says, lock.try_acquire()).await;
+    let guard = lock.acquire().await.unwrap();
+    guard.release().await.unwrap();
+}
+
 mod consul {
     use super::*;
     use lictor::ident::{Datacenter, Token};
     use serde_json::json;
     use support::consul::Agent;
+    use support::eventually;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// The goodbye of who was refused goes on in the background.
     async fn nothing_is_left(agent: &Agent) {
-        let sessions = agent.api("GET", "/v1/session/list", "").await.unwrap();
-        assert_eq!(sessions.text().trim(), "[]");
-        let services = agent.api("GET", "/v1/agent/services", "").await.unwrap();
-        assert_eq!(services.text().trim(), "{}");
+        eventually(PATIENCE, async || {
+            let sessions = agent.api("GET", "/v1/session/list", "").await.unwrap();
+            let services = agent.api("GET", "/v1/agent/services", "").await.unwrap();
+            sessions.text().trim() == "[]" && services.text().trim() == "{}"
+        })
+        .await;
     }
 
     /// All ways to hold something, each of which must be refused.
@@ -282,10 +306,7 @@ mod consul {
             .start()
             .await;
         let far = client.with_datacenter(Datacenter::new("dc2").unwrap());
-        support::eventually(Duration::from_secs(60), async || {
-            far.kv().get("job").await.is_ok()
-        })
-        .await;
+        eventually(PATIENCE, async || far.kv().get("job").await.is_ok()).await;
         let says = ["session", "dc2", "agent of that datacenter"];
         nobody_holds(&far, ErrorKind::Refused, &says).await;
         nothing_is_left(&agent).await;

@@ -9,8 +9,8 @@ mod consul {
     use lictor::Client;
     use lictor::coordination::{LeaderView, LossCause, Next, Profile, Role, Term};
     use support::consul::{Agent, binary};
-    use support::eventually;
     use support::proxy::Proxy;
+    use support::{eventually, eventually_some};
     use tokio::process::{Child, Command};
     use tokio::sync::oneshot;
     use tokio::task::JoinSet;
@@ -109,11 +109,11 @@ mod consul {
             (lost - cut, held - cut)
         };
         let theirs = async {
-            eventually(LONG, async || second.worked().is_some()).await;
+            let began = eventually_some(LONG, async || second.worked()).await;
             let entered = cut.elapsed();
             // For so long the first one still works while the second one does, and then, too.
             let overlap = Duration::from_secs(3);
-            let later = SystemTime::now() + overlap;
+            let later = began + overlap;
             eventually(2 * overlap, async || {
                 let works = |one: &Reference| one.worked().is_some_and(|worked| worked > later);
                 works(&first) && works(&second)
