@@ -61,7 +61,7 @@ async fn who_holds_and_who_waits_is_told(agent: &TestAgent) {
     assert!(occupant.node().is_some());
     assert_eq!(occupant.value(), b"me");
     assert_eq!(occupant.since(), guard.token().get());
-    assert_eq!(occupant.lock_delay(), Some(Duration::from_secs(10)));
+    assert_eq!(occupant.lock_delay(), Some(Duration::from_millis(9500)));
     let text = explanation.to_string();
     assert!(text.contains(guard.session().as_str()), "{text}");
     let other = client.lock(key.as_str());

@@ -152,7 +152,7 @@ async fn a_destroyed_session_is_a_loss_and_others_wait_for_the_lock_delay(agent:
         eventually(LONG, async || agent.sessions(&key).await == 2).await;
         client.session().destroy(guard.session()).await.unwrap();
         let at = tokio::time::Instant::now();
-        guard.lost().await;
+        assert_eq!(guard.lost().await.cause(), LossCause::SessionGone);
         (at, tokio::time::Instant::now())
     };
     let ((next, held), (destroyed, lost)) = tokio::join!(next, destroyed);

@@ -128,6 +128,11 @@ impl Client {
         self.scope.token.current()
     }
 
+    /// The datacenter that is asked, if not the agent's own.
+    pub(crate) fn datacenter(&self) -> Option<&Datacenter> {
+        self.scope.datacenter.as_ref()
+    }
+
     /// Namespace and admin partition, where a request must name them in its body.
     pub(crate) fn tenancy(&self) -> (Option<&str>, Option<&str>) {
         (

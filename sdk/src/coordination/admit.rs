@@ -15,7 +15,7 @@ use super::keeper::{Order, Taken};
 use super::lease::{Lease, Tenure};
 use super::roster::{Prefix, Roster, Scene, Standing};
 use super::seat::{self, Bid, Swept};
-use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, long_wait, next_index};
+use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, next_index, since};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::SessionId;
@@ -317,7 +317,7 @@ impl Seeker<'_> {
         };
         match changed {
             Ok(changed) => {
-                if changed.index == scene.index {
+                if changed.index == 0 {
                     tokio::time::sleep(UNCHANGED).await;
                 }
                 Ok(Some(changed))
@@ -332,8 +332,7 @@ impl Seeker<'_> {
     /// One blocking query.
     async fn change(&self, scene: &Scene) -> Result<Scene> {
         let list = self.client.kv().list(self.wish.prefix.folder());
-        let list = list.wait_for_change(scene.index.max(1), long_wait());
-        let answer = list.await?;
+        let answer = since(list, scene.index).await?;
         let (pairs, meta) = answer.into_parts();
         let index = next_index(meta.index(), scene.index);
         Scene::read(self.wish.prefix, pairs, index)

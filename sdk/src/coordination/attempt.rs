@@ -9,6 +9,7 @@ use super::belief::Belief;
 use super::clock::Clock;
 use super::held::{Content, Hold};
 use super::roster::LOCK_FLAGS;
+use super::state::{LossCause, Lost};
 use crate::api::kv::Pair;
 use crate::api::txn::{Failure, FailureReason, KvOp, Outcome};
 use crate::client::Client;
@@ -136,8 +137,11 @@ pub(super) fn judged(failures: &[Failure]) -> Tried {
         Some(FailureReason::Missing) => return Tried::Moved,
         _ => ErrorKind::Conflict,
     };
-    let text = failures.first().map(Failure::to_string).unwrap_or_default();
-    Tried::Refused(Error::new(kind).context(format!("lock: transaction rolled back: {text}")))
+    let mut text = failures.first().map(Failure::to_string).unwrap_or_default();
+    if kind == ErrorKind::PermissionDenied {
+        text.push_str(": the token needs `write` for the key");
+    }
+    Tried::Refused(Error::new(kind).context(format!("transaction rolled back: {text}")))
 }
 
 /// Finds out what became of a try whose answer was lost.
@@ -174,6 +178,38 @@ pub(super) async fn taken(
         }
         None => Ok(None),
     }
+}
+
+/// How long it may take to find out why a key is not the session's any more.
+const WHY: Duration = Duration::from_millis(500);
+
+/// Ends a hold whose key is not the session's any more, and says why that is.
+///
+/// Nothing is believed while it is found out, and nothing depends on that it is.
+pub(super) async fn taken_away(client: &Client, hold: &Hold) -> Lost {
+    let ending = hold.ending();
+    let info = client.session().info(&hold.session).consistent().beat();
+    match info.timeout(WHY).await.map(|info| info.into_value()) {
+        Ok(None) => ending.with_the_session(),
+        Ok(Some(_)) | Err(_) => drop(ending),
+    }
+    // What was known first is what everybody is told.
+    let lost = hold.check().err();
+    lost.unwrap_or(Lost::new(LossCause::KeyGone))
+}
+
+/// Learns how the key stands, if it is the session's.
+pub(super) async fn look_again(client: &Client, hold: &Hold, place: usize) -> Result<bool> {
+    let Some(key) = hold.keys.get(place) else {
+        return Ok(false);
+    };
+    let Some(pair) = own(client, &hold.session, key).await? else {
+        return Ok(false);
+    };
+    if let Some(known) = hold.contents().get_mut(place) {
+        *known = content_of(&pair);
+    }
+    Ok(true)
 }
 
 /// The key if the session holds it, from a leader that knows that it is one.
@@ -266,13 +302,7 @@ fn judged_unlock(failures: &[Failure]) -> Option<Error> {
 async fn refresh(client: &Client, hold: &Hold, places: &[usize]) -> Result<Vec<usize>> {
     let mut held = Vec::new();
     for place in places {
-        let Some(key) = hold.keys.get(*place) else {
-            continue;
-        };
-        if let Some(pair) = own(client, &hold.session, key).await? {
-            if let Some(known) = hold.contents().get_mut(*place) {
-                *known = content_of(&pair);
-            }
+        if look_again(client, hold, *place).await? {
             held.push(*place);
         }
     }
@@ -293,6 +323,20 @@ pub(super) const QUIET: Duration = Duration::from_millis(500);
 /// The longest wait of one query.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// Where a watch goes on from, once an answer has told this index.
+///
+/// One that has not grown may mean servers that were set back to a snapshot: they answer whoever
+/// waits with what they knew before, at once (measured on 1.8.7). What is there now is looked at
+/// without waiting, and without a pause: the next one may hold soon.
+pub(super) async fn next_index(told: u64, index: u64) -> u64 {
+    if index == 0 {
+        // It may have been in vain, and be so again.
+        tokio::time::sleep(QUIET).await;
+        return told;
+    }
+    if told > index { told } else { 0 }
+}
+
 /// Follows one held key, and ends the hold when it is no longer the session's.
 ///
 /// It is not what safety rests on: it tells early what a proof would tell late.
@@ -301,16 +345,18 @@ pub(super) async fn follow(client: &Client, hold: &Hold, place: usize, clock: Cl
         return;
     };
     clock.sleep_until(clock.now() + QUIET).await;
-    let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+    let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    // Servers that are set back have no leader for a moment.
+    let mut doubt = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut index = hold
         .contents()
         .get(place)
         .map_or(1, |content| content.modify_index.max(1));
     loop {
-        let read = client
-            .kv()
-            .get(key.as_str())
-            .wait_for_change(index, LONGEST_WAIT);
+        let mut read = client.kv().get(key.as_str());
+        if index > 0 {
+            read = read.wait_for_change(index, LONGEST_WAIT);
+        }
         let Ok(answer) = read.await else {
             tokio::time::sleep(pause.next(rand::random())).await;
             continue;
@@ -322,7 +368,10 @@ pub(super) async fn follow(client: &Client, hold: &Hold, place: usize, clock: Cl
             .as_ref()
             .filter(|pair| pair.session() == Some(&hold.session));
         match own {
-            Some(pair) => hold.saw(place, content_of(pair)),
+            Some(pair) => {
+                doubt.reset();
+                hold.saw(place, content_of(pair));
+            }
             None => {
                 // A server that lags behind shows the key as it was before it was taken.
                 let old = told < hold.token.get();
@@ -332,17 +381,13 @@ pub(super) async fn follow(client: &Client, hold: &Hold, place: usize, clock: Cl
                         Ok(Some(_)) | Err(_)
                     )
                 {
-                    tokio::time::sleep(pause.next(rand::random())).await;
+                    tokio::time::sleep(doubt.next(rand::random())).await;
                     continue;
                 }
-                hold.end(super::Lost::new(super::LossCause::KeyGone));
+                taken_away(client, hold).await;
                 return;
             }
         }
-        if told <= index {
-            // Unchanged, or a server that went back: not faster than once in a while.
-            tokio::time::sleep(pause.next(rand::random())).await;
-        }
-        index = told.max(1);
+        index = next_index(told, index).await;
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::attempt::{look_again, taken_away};
 use super::held::Held;
-use super::state::{LossCause, Lost};
+use super::state::Lost;
 use crate::api::kv::Kv;
 use crate::api::txn::{CheckOp, FailureReason, KvOp, NodeOp, Outcome, ServiceOp, Txn};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,9 +48,11 @@ impl Kv {
 /// ended with it, so that everybody who asks [`Held::check`] knows.
 ///
 /// A failure on the way leaves open whether the write took place, as with any other; if it did,
-/// then while the session held. Consul looks at the session and at nothing else: on a shared lease
-/// that lets go and holds again, a write that was held up on its way may still take place in the
-/// later hold. A lease of its own for each guard, which is the default, tells holds apart.
+/// then during this very hold. Consul looks at the session of each key that is held, and at the
+/// index at which the first of them was last changed: so a write that was held up on its way is
+/// refused in a later hold, too, even if a shared lease holds the same key again by the same
+/// session. Whoever writes into that key meanwhile, the holder itself or somebody else, costs a
+/// fenced write one more request: the index is read again, and the write repeated.
 #[derive(Clone)]
 #[must_use = "it writes nothing by itself"]
 pub struct Fenced<'a> {
@@ -143,12 +146,9 @@ impl<'a> Fenced<'a> {
 
     /// Several changes and reads at once: all of them while it is held, or none.
     pub fn txn(&self) -> FencedTxn<'a> {
-        let mut txn = self.kv.client().txn();
-        for key in self.held.keys() {
-            txn = txn.kv(KvOp::check_session(key.as_str(), self.held.session()));
-        }
         FencedTxn {
-            txn,
+            txn: self.kv.client().txn(),
+            kv: self.kv.clone(),
             held: self.held,
             operations: 0,
         }
@@ -165,10 +165,11 @@ impl fmt::Debug for Fenced<'_> {
 
 /// Operations that take place together while something is held, or not at all.
 ///
-/// Put in what is wanted, then await it, or [`send`](Self::send) it. Range: 64 operations less one
-/// for each key that is held, so 63 for most; more are refused before anything is sent.
+/// Put in what is wanted, then await it, or [`send`](Self::send) it. Range: 63 operations less one
+/// for each key that is held, so 62 for most; more are refused before anything is sent.
 #[must_use = "a transaction does nothing until it is awaited"]
 pub struct FencedTxn<'a> {
+    kv: Kv,
     txn: Txn,
     held: &'a Held,
     operations: usize,
@@ -195,7 +196,8 @@ impl FencedTxn<'_> {
         self.with(|txn| txn.check(op))
     }
 
-    /// Ends the call after `timeout`. Default: the client's, 15 s.
+    /// Ends the call after `timeout`, each time that it must be repeated. Default: the client's,
+    /// 15 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.txn = self.txn.timeout(timeout);
         self
@@ -224,11 +226,12 @@ impl FencedTxn<'_> {
     /// its outcome is unknown.
     pub async fn send(self) -> Result<Outcome> {
         let Self {
+            kv,
             txn,
             held,
             operations,
         } = self;
-        let guards = held.keys().len();
+        let guards = held.keys().len() + 1;
         let most = MOST_OPERATIONS.saturating_sub(guards);
         if operations == 0 || operations > most {
             return Err(Error::invalid(format!(
@@ -236,32 +239,68 @@ impl FencedTxn<'_> {
                  more say who holds"
             )));
         }
-        held.check().map_err(refused)?;
-        let outcome = txn.send().await?;
-        if let Outcome::RolledBack(failures) = &outcome
-            && failures.iter().any(|failure| {
-                failure.operation() < guards
-                    && matches!(
-                        failure.reason(),
-                        FailureReason::OtherSession { .. } | FailureReason::Missing
-                    )
-            })
-        {
-            held.hold.end(Lost::new(LossCause::KeyGone));
-            // What was known first is what everybody is told.
-            let lost = held.check().err();
-            return Err(refused(lost.unwrap_or(Lost::new(LossCause::KeyGone))));
-        }
-        match &outcome {
-            // The look itself was refused, for a right that is missing: no operation is to blame.
-            Outcome::RolledBack(failures)
-                if failures.iter().all(|failure| failure.operation() < guards) =>
-            {
-                outcome.into_result().map(Outcome::Committed)
+        let client = kv.client();
+        for _ in 0..MOST_TRIES {
+            // In this order: an index that was read before the hold ended is no later hold's.
+            let guarded = txn.clone().behind(guarding(held));
+            held.check().map_err(refused)?;
+            let outcome = guarded.send().await?;
+            let Outcome::RolledBack(failures) = &outcome else {
+                return Ok(outcome.behind(guards));
+            };
+            let look = failures
+                .iter()
+                .filter(|failure| failure.operation() < guards);
+            let has = |wanted: fn(&FailureReason) -> bool| {
+                look.clone().any(|failure| wanted(failure.reason()))
+            };
+            if has(|reason| {
+                matches!(
+                    reason,
+                    FailureReason::OtherSession { .. } | FailureReason::Missing
+                )
+            }) {
+                return Err(refused(taken_away(client, &held.hold).await));
             }
-            _ => Ok(outcome.behind(guards)),
+            if has(|reason| matches!(reason, FailureReason::OtherIndex { .. })) {
+                // What is read is this hold's if that has not ended by then: as long, nobody else of
+                // this process can take the key by the same session.
+                if !look_again(client, &held.hold, 0).await? {
+                    return Err(refused(taken_away(client, &held.hold).await));
+                }
+                continue;
+            }
+            return match look.count() {
+                0 => Ok(outcome.behind(guards)),
+                // The look itself was refused, for a right that is missing: no operation is to
+                // blame.
+                _ => outcome.into_result().map(Outcome::Committed),
+            };
         }
+        Err(Error::new(ErrorKind::Conflict).context(format!(
+            "fenced write: the key that is held has changed {MOST_TRIES} times meanwhile"
+        )))
     }
+}
+
+/// How often a write is repeated because somebody else wrote into the key that is held.
+const MOST_TRIES: usize = 20;
+
+/// What Consul is to look at first: all keys are the session's, and the first has not been another
+/// hold's since it was last seen.
+fn guarding(held: &Held) -> Vec<KvOp> {
+    let hold = &held.hold;
+    let index = hold.contents().first().map(|content| content.modify_index);
+    let sessions = hold
+        .keys
+        .iter()
+        .map(|key| KvOp::check_session(key.as_str(), &hold.session));
+    let unchanged = hold
+        .keys
+        .first()
+        .zip(index)
+        .map(|(key, index)| KvOp::check_index(key.as_str(), index));
+    sessions.chain(unchanged).collect()
 }
 
 impl<'a> IntoFuture for FencedTxn<'a> {

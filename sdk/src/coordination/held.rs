@@ -47,6 +47,9 @@ impl Held {
 
     /// Resolves when it is no longer held, before anybody else can hold.
     ///
+    /// Where Consul shows that the key is not its own any more, [`check`](Self::check) says so at
+    /// once, and this as soon as Consul has told why, half a second later at most.
+    ///
     /// The future owns what it needs: it may outlive the guard, whose release ends it. It depends
     /// on the clock and on nothing else; where the runtime itself stands still, ask
     /// [`check`](Self::check).
@@ -98,9 +101,18 @@ pub(super) struct Hold {
     /// The semaphore, if it is a place in one.
     pub(super) seat: Option<Prefix>,
     belief: Arc<Belief>,
-    /// Why this one ended, if not with the session.
-    ended: watch::Sender<Option<Lost>>,
+    /// How this one ended, if not with the session.
+    end: watch::Sender<End>,
     contents: Mutex<Vec<Content>>,
+}
+
+/// The end of one hold, apart from that of its session.
+#[derive(Debug)]
+enum End {
+    NotYet,
+    /// It is over, and it is being found out why.
+    Near,
+    Told(Lost),
 }
 
 /// What stands in a held key, as far as is known: an unlock writes it again.
@@ -120,43 +132,56 @@ impl Hold {
         token: FencingToken,
         belief: Arc<Belief>,
     ) -> Self {
-        let (ended, _) = watch::channel(None);
+        let (end, _) = watch::channel(End::NotYet);
         Self {
             keys,
             session,
             token,
             seat,
             belief,
-            ended,
+            end,
             contents: Mutex::new(contents),
         }
     }
 
     pub(super) fn check(&self) -> Result<Duration, Lost> {
-        if let Some(lost) = &*self.ended.borrow() {
-            return Err(lost.clone());
+        match &*self.end.borrow() {
+            End::Told(lost) => Err(lost.clone()),
+            End::Near => Err(Lost::new(LossCause::KeyGone)),
+            End::NotYet => self.belief.check(),
         }
-        self.belief.check()
     }
 
     /// Ends this one; the session may live on.
     pub(super) fn end(&self, lost: Lost) {
-        self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
+        self.end.send_if_modified(|end| {
+            let first = !matches!(end, End::Told(_));
             if first {
-                *ended = Some(lost);
+                *end = End::Told(lost);
             }
             first
         });
     }
 
+    /// Ends this one at once, before it is known why: see [`Ending`].
+    pub(super) fn ending(&self) -> Ending<'_> {
+        self.end.send_if_modified(|end| {
+            if matches!(end, End::NotYet) {
+                *end = End::Near;
+            }
+            // Nobody is to be woken: those who wait are told the cause.
+            false
+        });
+        Ending(self)
+    }
+
     pub(super) async fn lost(&self) -> Lost {
-        let mut ended = self.ended.subscribe();
+        let mut end = self.end.subscribe();
         tokio::select! {
             biased;
-            lost = ended.wait_for(Option::is_some) => match lost {
-                Ok(lost) => lost.clone().unwrap_or(Lost::new(LossCause::Ended)),
-                Err(_) => Lost::new(LossCause::Ended),
+            end = end.wait_for(|end| matches!(end, End::Told(_))) => match end.as_deref() {
+                Ok(End::Told(lost)) => lost.clone(),
+                _ => Lost::new(LossCause::Ended),
             },
             lost = self.belief.lost() => lost,
         }
@@ -173,5 +198,23 @@ impl Hold {
         {
             *known = content;
         }
+    }
+}
+
+/// A hold that is over for a reason that is being found out. It is told when this is dropped.
+pub(super) struct Ending<'a>(&'a Hold);
+
+impl Ending<'_> {
+    /// The session is gone, and with it all that it held.
+    pub(super) fn with_the_session(self) {
+        let lost = Lost::new(LossCause::SessionGone);
+        self.0.belief.end(lost.clone());
+        self.0.end(lost);
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end(Lost::new(LossCause::KeyGone));
     }
 }

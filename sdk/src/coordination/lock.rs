@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::attempt::Released;
+use super::attempt::{Released, taken_away};
 use super::grip::Grip;
 use super::held::{Content, Held};
 use super::lease::Lease;
 use super::profile::Profile;
 use super::role::Roles;
 use super::seek::{Goal, Sought, seek};
-use super::state::{LossCause, Lost};
+use super::state::Lost;
 use super::waiting::Patience;
 use crate::api::kv::Pair;
 use crate::api::txn::{FailureReason, KvOp, Outcome};
@@ -93,8 +93,11 @@ impl Source {
 /// Consul's transactions took 64 operations before 1.14, and each key needs two.
 const MOST_KEYS: usize = 32;
 
-/// Consul's default `kv_max_value_size`.
-const MAX_VALUE: usize = 512 * 1024;
+/// What a transaction may have in all: Consul's default `txn_max_req_len`.
+const LONGEST_TXN: usize = 512 * 1024;
+
+/// What is left of it for all that is not a value.
+const BESIDE_VALUES: usize = 1024;
 
 impl Lock {
     /// Takes this key, too: all of them in one transaction, or none.
@@ -213,7 +216,7 @@ impl Lock {
                 keys.len()
             )));
         }
-        fits("lock", self.value.as_ref())?;
+        fits("lock", self.value.as_ref(), keys.iter())?;
         let name = keys.first().map(Key::as_str).unwrap_or_default();
         let lease = self.lease.lease(&self.client, name)?;
         let goal = Goal {
@@ -272,11 +275,21 @@ impl Lock {
     }
 }
 
-/// Whether Consul takes a value of this size.
-pub(super) fn fits(what: &str, value: Option<&Bytes>) -> Result<()> {
+/// Whether Consul takes a value of this size into each of these keys, all in one transaction.
+pub(super) fn fits<'a>(
+    what: &str,
+    value: Option<&Bytes>,
+    keys: impl ExactSizeIterator<Item = &'a Key>,
+) -> Result<()> {
+    let count = keys.len().max(1);
+    // Each key stands in two operations, perhaps with what JSON must escape.
+    let beside = keys.map(|key| 4 * key.len() + BESIDE_VALUES).sum();
+    // It is sent in base64.
+    let most = LONGEST_TXN.saturating_sub(beside) / count / 4 * 3;
     match value.map_or(0, Bytes::len) {
-        size if size > MAX_VALUE => Err(Error::invalid(format!(
-            "{what} value of {size} bytes: Consul takes at most {MAX_VALUE}"
+        size if size > most => Err(Error::invalid(format!(
+            "{what} value of {size} bytes: Consul takes at most {most} here, in base64 and in one \
+             transaction"
         ))),
         _ => Ok(()),
     }
@@ -414,6 +427,7 @@ pub(super) async fn set_value(client: &Client, held: &Held, value: Bytes) -> Res
             .context("value not written")
             .caused_by(lost)
     };
+    fits("lock", Some(&value), hold.keys.iter().take(1))?;
     hold.check().map_err(lost)?;
     let (Some(key), Some(flags)) = (
         hold.keys.first(),
@@ -448,8 +462,7 @@ pub(super) async fn set_value(client: &Client, held: &Held, value: Bytes) -> Res
                 )
             });
             if taken {
-                hold.end(Lost::new(LossCause::KeyGone));
-                return Err(lost(Lost::new(LossCause::KeyGone)));
+                return Err(lost(taken_away(client, hold).await));
             }
             Outcome::RolledBack(failures).into_result().map(|_| ())
         }

@@ -43,6 +43,9 @@ impl Election {
 /// whenever needed. The stream is endless; it only ends when the Tokio runtime that runs the query
 /// is gone. A slow reader misses what was in between, but never the newest.
 ///
+/// An outage is told as [`LeaderView::Unknown`]: at once where connections break, and within 75 s
+/// where answers do not come, which is the deadline of a [query that waits](crate::watch::WAIT).
+///
 /// What it tells is as of Consul's last answer, from whichever server the agent asked: a leader
 /// that is told of may have stopped a moment before. It is for finding the leader, not for deciding
 /// who is.

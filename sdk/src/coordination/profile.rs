@@ -9,15 +9,17 @@ use crate::proto::lease::{self, Terms};
 ///
 /// | profile | TTL | lock-delay | bound check | believed in for | after a crash, others wait | requests per second |
 /// |---|---|---|---|---|---|---|
-/// | [`balanced`](Self::balanced), the default | 10 s | 10 s | none | 9.7 s | 26.7 to 30 s | 0.6 |
-/// | [`fast`](Self::fast) | 10 s | 3 s | 3 s | 2.84 s | 5 to 6 s | 2.4 |
-/// | [`aggressive`](Self::aggressive) | 10 s | 1 s | 1 s | 0.88 s | 1.7 to 2 s | 7.1 |
+/// | [`balanced`](Self::balanced), the default | 10 s | 9.5 s | none | 9.2 s | 26 to 29.6 s | 0.6 |
+/// | [`fast`](Self::fast) | 10 s | 2.755 s | 2.9 s | 2.6 s | 4.7 to 5.8 s | 2.5 |
+/// | [`aggressive`](Self::aggressive) | 10 s | 0.95 s | 1 s | 0.83 s | 1.6 to 2 s | 7.3 |
 ///
 /// *Believed in for* is how long a holder goes on after the last good answer of Consul: whatever is
 /// shorter, a lost packet, a slow answer, an election among the servers, it rides out. *After a
 /// crash* is how long until somebody else can hold what a process held that died without a word;
-/// a clean release is handed over at once in every profile. The requests are per lease, not per
-/// lock: a lease that many locks share costs the same.
+/// a clean release is handed over at once in every profile. It is shortest for a process that dies
+/// right before it would have proven its session again, and includes a tenth of a second for the
+/// servers to notice and for the next one to lock. The requests are per lease, not per lock: a lease
+/// that many locks share costs the same.
 ///
 /// In the default profile, Consul itself ends a session of which it hears nothing after twice the
 /// TTL, and holds its keys back for the lock-delay. The other two bind the session to a TTL check
@@ -56,7 +58,7 @@ impl Default for Profile {
 impl Profile {
     /// Rides out what happens in a healthy cluster, elections of its servers included.
     ///
-    /// The TTL is the shortest that Consul takes by default, the lock-delay as long.
+    /// The TTL is the shortest that Consul takes by default.
     pub const fn balanced() -> Self {
         Self {
             ttl: TTL_MIN,
@@ -71,7 +73,7 @@ impl Profile {
     /// Fails over within 6 s of a crash, and does not outlast every election of the servers.
     pub const fn fast() -> Self {
         let mut fast = Self::balanced();
-        fast.check = Some(Duration::from_secs(3));
+        fast.check = Some(Duration::from_millis(2900));
         fast
     }
 
@@ -104,8 +106,8 @@ impl Profile {
     /// How long Consul holds back the keys of a session that ended without a release, 0 to 60 s.
     ///
     /// It must not be shorter than the belief after the last proof, unless that is
-    /// [limited](Self::belief) or the profile is [`expiry_only`](Self::expiry_only). Default: as
-    /// long as the TTL, or as the bound check's, and at most 60 s.
+    /// [limited](Self::belief) or the profile is [`expiry_only`](Self::expiry_only). Default: 95 % of
+    /// the TTL, or of the bound check's; the belief is as much shorter.
     pub const fn lock_delay(mut self, lock_delay: Duration) -> Self {
         self.lock_delay = Some(lock_delay);
         self
@@ -150,12 +152,20 @@ impl Profile {
         self.check.map_or(self.ttl, |check| check.min(self.ttl))
     }
 
+    /// The lock-delay where nobody has said another.
+    ///
+    /// Shorter than what ends the session by time: others wait for the sum of both, and what the
+    /// servers and the next holder need beside them is to fit into the time that is promised.
+    fn own_lock_delay(&self) -> Duration {
+        self.by_time() * 95 / 100
+    }
+
     pub(super) fn terms(&self) -> Terms {
         Terms {
             ttl: self.ttl,
             lock_delay: self
                 .lock_delay
-                .unwrap_or_else(|| self.by_time().min(LOCK_DELAY_MAX)),
+                .unwrap_or_else(|| self.own_lock_delay().min(LOCK_DELAY_MAX)),
             check: self.check,
             belief: self.belief,
             expiry_only: self.expiry_only,
@@ -188,14 +198,27 @@ impl Profile {
         if !self.expiry_only {
             // A belief that somebody limits may last as long as the lock-delay allows; without a
             // word, it is not shortened silently.
-            let wanted = self.belief.unwrap_or_else(|| lease::believable(by_time));
+            let own = self.own_lock_delay();
+            let wanted = match (self.belief, self.lock_delay) {
+                (Some(belief), _) => belief,
+                (None, None) => lease::believable(own),
+                (None, Some(_)) => lease::believable(by_time),
+            };
             let allowed = lease::believable(lock_delay);
             if allowed < wanted {
+                let longer = match by_time > LOCK_DELAY_MAX {
+                    true => String::new(),
+                    false => format!("make it {by_time:?}, "),
+                };
+                let limited = match allowed < BELIEF_MIN {
+                    true => String::new(),
+                    false => format!("limit the `belief` to {allowed:?}, "),
+                };
                 return wrong(format!(
                     "lock-delay {lock_delay:?}: is shorter than the holder would go on believing \
-                     ({wanted:?} after the last proof), so that somebody else could hold too: make \
-                     it {by_time:?}, limit the `belief` to {allowed:?}, or say `expiry_only` if \
-                     fencing covers a session that ends before its time"
+                     ({wanted:?} after the last proof), so that somebody else could hold too: \
+                     {longer}{limited}or say `expiry_only` if fencing covers a session that ends \
+                     before its time"
                 ));
             }
         }
@@ -226,13 +249,40 @@ mod tests {
     #[test]
     fn the_three_profiles_are_believed_in_as_long_as_their_table_says() {
         for (profile, belief) in [
-            (Profile::balanced(), 9_700),
-            (Profile::fast(), 2_840),
-            (Profile::aggressive(), 880),
+            (Profile::balanced(), 9_210),
+            (Profile::fast(), 2_600),
+            (Profile::aggressive(), 831),
         ] {
             profile.checked().unwrap();
-            assert_eq!(profile.believed_for(), Duration::from_millis(belief));
+            let told = profile.believed_for().as_secs_f64() * 1000.0;
+            assert_eq!(told.round(), f64::from(belief));
         }
+    }
+
+    /// What ends the session at the servers, and the lock-delay after it.
+    #[test]
+    fn others_wait_no_longer_than_is_promised_with_room_for_what_the_servers_need() {
+        let room = Duration::from_millis(45);
+        for (profile, promised) in [
+            (Profile::balanced(), secs(30)),
+            (Profile::fast(), secs(6)),
+            (Profile::aggressive(), secs(2)),
+        ] {
+            let terms = profile.checked().unwrap();
+            // Consul doubles a TTL, and not that of a check.
+            let ends = terms.check.unwrap_or(2 * terms.ttl);
+            assert!(ends + terms.lock_delay + room <= promised, "{profile:?}");
+        }
+    }
+
+    #[test]
+    fn a_ttl_above_the_longest_lock_delay_needs_a_word_about_the_belief() {
+        let long = Profile::balanced().ttl(secs(120));
+        let text = refusal(&long);
+        assert!(text.contains("60s") && !text.contains("make it"), "{text}");
+        long.clone().belief(secs(50)).checked().unwrap();
+        long.expiry_only().checked().unwrap();
+        Profile::balanced().ttl(secs(60)).checked().unwrap();
     }
 
     #[test]

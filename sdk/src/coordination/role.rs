@@ -25,6 +25,10 @@ pub enum Role {
         leader: SessionId,
     },
     /// It campaigns, and Consul does not answer: who leads cannot be told.
+    ///
+    /// Told at once where connections break. Where answers do not come, when the session that it
+    /// campaigns by is [not believed in](super::Profile::believed_for) any more and another one has
+    /// not been had for 10 s: in the default profile within 20 s.
     Unknown {
         /// When that was first noticed, on the process's own clock.
         #[expect(

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::attempt::{
-    LONGEST_WAIT, PATIENCE, QUIET, Released, Tried, as_seen, judged, read_back, was_not_applied,
+    LONGEST_WAIT, PATIENCE, QUIET, Released, Tried, as_seen, judged, next_index, read_back,
+    taken_away, was_not_applied,
 };
 use super::belief::Belief;
 use super::clock::Clock;
@@ -202,8 +203,11 @@ pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix, clock:
     let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     let mut index = hold.token.get();
     loop {
-        let read = client.kv().list(prefix.folder());
-        let Ok(answer) = read.wait_for_change(index.max(1), LONGEST_WAIT).await else {
+        let mut read = client.kv().list(prefix.folder());
+        if index > 0 {
+            read = read.wait_for_change(index, LONGEST_WAIT);
+        }
+        let Ok(answer) = read.await else {
             tokio::time::sleep(pause.next(rand::random())).await;
             continue;
         };
@@ -218,18 +222,13 @@ pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix, clock:
                 Ok(Some(_)) => {}
                 Err(err) if err.kind() != ErrorKind::Conflict => {}
                 Ok(None) | Err(_) => {
-                    hold.end(super::Lost::new(super::LossCause::KeyGone));
+                    taken_away(client, hold).await;
                     return;
                 }
             }
         }
-        if told <= index {
-            // Unchanged, or a server that went back: not faster than once in a while.
-            tokio::time::sleep(pause.next(rand::random())).await;
-        } else {
-            pause.reset();
-        }
-        index = told.max(1);
+        pause.reset();
+        index = next_index(told, index).await;
     }
 }
 

@@ -15,7 +15,7 @@ use super::keeper::{Order, Taken};
 use super::lease::{Lease, Tenure};
 use super::role::Roles;
 use super::roster::SEMAPHORE_FLAGS;
-use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, long_wait, next_index};
+use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, next_index, since};
 use crate::api::kv::Pair;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -231,9 +231,8 @@ impl Seeker<'_> {
         match self.change(view, place).await {
             Ok(changed) => {
                 self.tell(&changed);
-                let same = changed.index == view.index;
                 *view = changed;
-                if same {
+                if view.index == 0 {
                     tokio::time::sleep(UNCHANGED).await;
                 }
             }
@@ -295,8 +294,7 @@ impl Seeker<'_> {
             .map(Key::as_str)
             .unwrap_or_default();
         let read = self.client.kv().get(key);
-        let read = read.wait_for_change(view.index.max(1), long_wait());
-        let answer = read.await?;
+        let answer = since(read, view.index).await?;
         let (pair, meta) = answer.into_parts();
         let index = next_index(meta.index(), view.index);
         Ok(View { index, pair })
@@ -322,7 +320,7 @@ fn check_kind(view: &View) -> Result<()> {
     match &view.pair {
         Some(pair) if pair.flags() == SEMAPHORE_FLAGS => Err(Error::new(ErrorKind::Conflict)
             .context(format!(
-                "lock {}: the key belongs to a semaphore, by its flags: take another key",
+                "{} belongs to a semaphore, by its flags: take another key",
                 pair.key()
             ))),
         _ => Ok(()),

@@ -226,14 +226,24 @@ impl Semaphore {
     async fn seek(&self, patience: Patience) -> Result<Option<Permit>> {
         let prefix = self.prefix()?;
         places(self.limit.get())?;
-        fits("semaphore", self.value.as_ref())?;
+        fits(
+            "semaphore",
+            self.value.as_ref(),
+            std::iter::once(prefix.document()),
+        )?;
         let lease = self.lease.lease(&self.client, prefix.name())?;
         let wish = Wish {
             prefix,
             limit: &self.limit,
             value: self.value.clone().unwrap_or_default(),
         };
-        match admit(&lease, &wish, patience).await? {
+        let admitted = admit(&lease, &wish, patience).await;
+        let admitted = admitted.map_err(|err| match err.kind() {
+            // What stands under the prefix is told with its name.
+            ErrorKind::Conflict => err,
+            _ => err.at(&format!("semaphore {}", prefix.name())),
+        })?;
+        match admitted {
             Admitted::In(hold, tenure) => Ok(Some(Permit {
                 grip: Grip::new(hold, tenure, lease, self.lease.is_own()),
             })),

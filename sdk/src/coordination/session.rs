@@ -91,7 +91,7 @@ pub(super) async fn make(client: &Client, plan: &Plan, clock: Clock) -> Result<M
                 _ => return Err(given_up(client, plan, err).await),
             }
         }
-        Err(err) => return Err(given_up(client, plan, err).await),
+        Err(err) => return Err(nowhere(client, given_up(client, plan, err).await)),
     };
     Ok(Made { id, sent, beaten })
 }
@@ -102,6 +102,27 @@ async fn find(client: &Client, name: &str) -> Result<Option<SessionId>> {
     let all = all.await?.into_value();
     let found = all.iter().find(|session| session.name() == name);
     Ok(found.map(|session| session.id().clone()))
+}
+
+/// A session belongs to a node of the datacenter that it is in: what is wrong if there is none.
+fn nowhere(client: &Client, err: Error) -> Error {
+    let is_refused = err.kind() == ErrorKind::Refused;
+    match client.datacenter() {
+        Some(datacenter) if err.kind() == ErrorKind::UnknownDatacenter => {
+            err.at(&format!("a session in datacenter {datacenter:?}"))
+        }
+        Some(datacenter) if is_refused => err.at(&format!(
+            "a session in datacenter {datacenter:?}, where the agent's own node is to be: ask an \
+             agent of that datacenter"
+        )),
+        // An agent that was started a moment ago; it tells the servers of itself soon.
+        None if is_refused && err.to_string().contains("Missing node registration") => {
+            Error::new(ErrorKind::NoLeader)
+                .context("a session: the servers do not know the agent's node yet")
+                .caused_by(err)
+        }
+        _ => err,
+    }
 }
 
 /// Takes back what was registered for a session that could not be made.

@@ -21,6 +21,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 pub use self::acl::Token;
@@ -170,13 +171,48 @@ impl Agent {
     /// When it does not answer within ten seconds.
     pub async fn api(&self, method: &str, path: &str, body: &str) -> io::Result<Answer> {
         let url = format!("{}{path}", self.http_url());
-        let token = [("x-consul-token", MANAGEMENT_TOKEN)];
-        let headers = if self.options.acl { &token[..] } else { &[] };
-        http::request(method, &url, headers, body.to_owned()).await
+        http::request(method, &url, self.headers(), body.to_owned()).await
+    }
+
+    /// All that its servers have, to be [restored](Self::restore), as an operator takes it.
+    ///
+    /// # Panics
+    ///
+    /// When the agent refuses; the message holds its answer.
+    pub async fn snapshot(&self) -> Bytes {
+        let answer = self.api("GET", "/v1/snapshot", "").await;
+        let answer = answer.expect("an agent that runs answers");
+        assert!(answer.is_success(), "{}", answer.text());
+        answer.body
+    }
+
+    /// Sets its servers back to a [snapshot](Self::snapshot), of these servers or of others.
+    ///
+    /// # Panics
+    ///
+    /// When the agent refuses; the message holds its answer.
+    pub async fn restore(&self, snapshot: &Bytes) {
+        let url = format!("{}/v1/snapshot", self.http_url());
+        let answer = http::request("PUT", &url, self.headers(), snapshot.clone()).await;
+        let answer = answer.expect("an agent that runs answers");
+        assert!(answer.is_success(), "{}", answer.text());
+    }
+
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        match self.options.acl {
+            true => &[("x-consul-token", MANAGEMENT_TOKEN)],
+            false => &[],
+        }
     }
 
     fn gossip_addr(&self) -> String {
         format!("127.0.0.1:{}", self.ports.serf_lan)
+    }
+
+    /// Where servers of other datacenters find it.
+    #[must_use]
+    pub fn wan_addr(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.serf_wan)
     }
 
     /// Kills it without a warning (`SIGKILL`); its data stay.

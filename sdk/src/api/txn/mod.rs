@@ -204,6 +204,14 @@ impl Txn {
         self
     }
 
+    /// The same behind other operations on keys, in their order.
+    pub(crate) fn behind(mut self, first: impl IntoIterator<Item = KvOp>) -> Self {
+        let own = std::mem::take(&mut self.ops);
+        let mut whole = first.into_iter().fold(self, Self::kv);
+        whole.ops.extend(own);
+        whole
+    }
+
     /// Sends the transaction, once.
     ///
     /// One that Consul rolled back is a good answer: [`Outcome::RolledBack`] tells why.
