@@ -14,7 +14,7 @@ mod consul {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// What a guard is told within, where a watch of its key tells it; proofs take longer.
-    const SOON: Duration = Duration::from_secs(1);
+    const SOON: Duration = Duration::from_secs(2);
 
     fn client(agent: &Agent) -> Client {
         let client = Client::builder().address(agent.http_url());
@@ -278,10 +278,9 @@ mod consul {
         println!("restored: {cause:?} told after {lost:?}, held again after {held:?}");
         assert!(lost <= SOON, "{lost:?}");
         assert!(believed.is_err(), "both believe");
-        // A contender whose session is gone, too, learns that by its next proof.
-        if cause == LossCause::KeyGone {
-            assert!(held <= SOON, "{held:?}");
-        }
+        // The lock-delay that the servers have forgotten is waited for. A contender whose session
+        // is gone, too, learns that meanwhile.
+        assert!(held >= Duration::from_secs(9), "{held:?}");
         // On the same servers the index goes on, behind all that it was before.
         assert!(next.token() > guard.token());
         let kv = client.kv();

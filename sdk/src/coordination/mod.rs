@@ -79,9 +79,10 @@
 //! milliseconds, if Consul can be reached. The servers keep the lock-delay: they have it in memory.
 //!
 //! **When a snapshot is restored**, what was held when it was made is held as before. What was taken
-//! since is taken away as if an operator had deleted it: the next one may enter at once, and the
-//! holder is told within milliseconds, if Consul can be reached. Lock-delays that run are forgotten,
-//! and sessions that had ended since are there again, until their TTL is over. On the same servers
+//! since is taken away; the holder is told within milliseconds, if Consul can be reached. A contender
+//! for a lock who was waiting at that time sees that the servers went back, and waits for the
+//! lock-delay that they have forgotten; one who comes later, or to a semaphore, may enter at once, as
+//! if an operator had deleted the key. Lock-delays that run already are forgotten, and sessions that had ended since are there again, until their TTL is over. On the same servers
 //! tokens go on growing, because Consul counts on from the larger of both indexes. Restored to *other*
 //! servers, or to ones that were wiped, they go back to where they were when it was made: what is
 //! written to must then forget the largest token that it has seen. (All measured on 1.8.7.)

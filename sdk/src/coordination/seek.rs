@@ -63,6 +63,8 @@ struct Seeker<'a> {
     contest: Contest,
     /// The session that was last seen to hold, and its lock-delay if it could be read.
     former: Option<(SessionId, Option<Duration>)>,
+    /// Which key that was, and its index then.
+    held_at: (usize, u64),
     /// The session that it seeks by.
     own: Option<SessionId>,
 }
@@ -77,6 +79,7 @@ pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Resu
         waiting: Waiting::new(patience),
         contest: Contest::default(),
         former: None,
+        held_at: (0, 0),
         own: None,
     };
     loop {
@@ -186,7 +189,7 @@ impl Seeker<'_> {
 
     async fn look(&mut self) -> Result<Vec<View>> {
         let mut views = Vec::with_capacity(self.goal.keys.len());
-        for key in &self.goal.keys {
+        for (place, key) in self.goal.keys.iter().enumerate() {
             let (pair, meta) = self.client.kv().get(key.as_str()).await?.into_parts();
             let view = View {
                 index: meta.index().unwrap_or(0),
@@ -194,6 +197,7 @@ impl Seeker<'_> {
             };
             check_kind(&view)?;
             self.tell(&view);
+            self.mind_set_back(&view, place);
             views.push(view);
         }
         self.waiting.answered();
@@ -208,6 +212,22 @@ impl Seeker<'_> {
                 Some(holder) => roles.follower(holder),
                 None => roles.candidate(),
             }
+        }
+    }
+
+    /// Takes note of servers that were set back to a time before the former holder held.
+    fn mind_set_back(&mut self, view: &View, place: usize) {
+        let (known, held_at) = self.held_at;
+        // The index of a key grows with whatever is done to it, its deletion too. That of an answer
+        // is zero if it told nothing new.
+        if known == place && (1..held_at).contains(&view.index) {
+            let delay = self.former.as_ref().and_then(|(_, delay)| *delay);
+            tracing::warn!(
+                keys = ?self.goal.keys,
+                "lock: the servers were set back; its lock-delay is waited for"
+            );
+            self.contest.set_back(Instant::now(), delay);
+            self.held_at = (place, 0);
         }
     }
 
@@ -228,6 +248,8 @@ impl Seeker<'_> {
             let session = session.ok().and_then(|session| session.into_value());
             self.former = Some((holder, session.map(|session| session.lock_delay())));
         }
+        let held_at = view.pair.as_ref().map_or(0, Pair::modify_index);
+        self.held_at = (place, held_at);
         match self.change(view, place).await {
             Ok(changed) => {
                 self.tell(&changed);
@@ -246,6 +268,9 @@ impl Seeker<'_> {
         if view.holder().is_none() {
             let delay = self.former.as_ref().and_then(|(_, delay)| *delay);
             self.contest.freed(Instant::now(), delay);
+        }
+        if let Some(view) = views.get(place) {
+            self.mind_set_back(view, place);
         }
         Ok(())
     }

@@ -22,6 +22,8 @@ pub(crate) struct Contest {
     delay_over: Option<Instant>,
     /// How often in a row a lock-delay was told.
     delayed: u32,
+    /// Not before this, whatever Consul would let in.
+    hold_off: Option<Instant>,
 }
 
 /// The first window after a lost race.
@@ -31,6 +33,8 @@ const WIDEST_WINDOW: Duration = Duration::from_secs(1);
 /// Between two tries while a lock-delay runs of which the end is not known. A try that is refused
 /// for a lock-delay is written nowhere: Consul tells it from memory.
 const DELAY_PROBE: Duration = Duration::from_millis(250);
+/// The longest lock-delay that Consul keeps.
+const LONGEST_LOCK_DELAY: Duration = Duration::from_secs(60);
 /// What is added to the known end of a lock-delay, which began when the servers ended the session:
 /// a little before that was seen.
 const DELAY_MARGIN: Duration = Duration::from_millis(5);
@@ -38,7 +42,18 @@ const DELAY_MARGIN: Duration = Duration::from_millis(5);
 impl Contest {
     /// The key was seen free: when to try, if it stays so.
     pub(crate) fn free(&self, now: Instant, draw: f64) -> Instant {
-        now + self.window.mul_f64(draw.clamp(0.0, 1.0))
+        let at = now + self.window.mul_f64(draw.clamp(0.0, 1.0));
+        self.hold_off.map_or(at, |hold_off| at.max(hold_off))
+    }
+
+    /// The servers were set back at some time before `at`, and know nothing any more of one that
+    /// held, nor of its lock-delay.
+    ///
+    /// It may believe for that long, because whatever proved that it held was sent before. So the
+    /// lock-delay is kept for them.
+    pub(crate) fn set_back(&mut self, at: Instant, lock_delay: Option<Duration>) {
+        let delay = lock_delay.unwrap_or(LONGEST_LOCK_DELAY);
+        self.hold_off = self.hold_off.max(Some(at + delay + DELAY_MARGIN));
     }
 
     /// The key was seen to become free at `at`, and its last session had this lock-delay. It begins
@@ -96,6 +111,21 @@ mod tests {
         }
         assert_eq!(last, ms(1000));
         assert_eq!(contest.free(now, 0.25), now + ms(250));
+    }
+
+    #[test]
+    fn servers_that_were_set_back_have_their_lock_delay_kept_for_them() {
+        let now = Instant::now();
+        let mut contest = Contest::default();
+        contest.set_back(now, Some(ms(9_500)));
+        assert_eq!(contest.free(now, 0.0), now + ms(9_505));
+        // Seen again, or another one that was seen to hold: the longest counts.
+        contest.set_back(now + ms(100), Some(ms(1_000)));
+        assert_eq!(contest.free(now, 0.0), now + ms(9_505));
+        let later = now + ms(9_506);
+        assert_eq!(contest.free(later, 0.5), later);
+        contest.set_back(now, None);
+        assert_eq!(contest.free(later, 0.0), now + ms(60_005));
     }
 
     #[test]
