@@ -1,4 +1,4 @@
-//! A path to the embedded agent without a socket: it takes time, and loses what it is told to.
+//! A path to the embedded agent without a socket: it takes time, is cut, and breaks.
 //!
 //! All its time is tokio's, and all that is random is its seed's, so that under a paused clock a
 //! test of hours takes an instant and can be replayed.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::Response;
 use lictor::embedded::{Agent, Body};
 use lictor::transport::Request;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tower::Service;
 
@@ -25,6 +25,7 @@ use crate::Rng;
 #[derive(Clone)]
 pub struct Path {
     agent: Agent,
+    cut: watch::Sender<bool>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -43,18 +44,18 @@ pub struct Weather {
     pub slow: Duration,
     /// How many of a hundred are slow.
     pub slow_percent: u64,
-    /// How many of a hundred are lost without a word.
-    pub lost_percent: u64,
+    /// How many of a hundred find their connection broken.
+    pub broken_percent: u64,
 }
 
 impl Default for Weather {
-    /// Three milliseconds each way, always, and nothing is lost.
+    /// Three milliseconds each way, always, and nothing breaks.
     fn default() -> Self {
         Self {
             delay: Duration::from_millis(3),
             slow: Duration::ZERO,
             slow_percent: 0,
-            lost_percent: 0,
+            broken_percent: 0,
         }
     }
 }
@@ -65,6 +66,7 @@ impl Path {
     pub fn to(agent: &Agent, seed: u64) -> Self {
         Self {
             agent: agent.clone(),
+            cut: watch::channel(false).0,
             shared: Arc::new(Mutex::new(Shared {
                 rng: Rng::new(seed),
                 weather: Weather::default(),
@@ -78,36 +80,43 @@ impl Path {
         self.shared().weather = weather;
     }
 
-    /// How long something takes that is sent now; `None` if it is lost.
-    fn travel(&self) -> Option<Duration> {
-        let mut shared = self.shared();
-        let weather = shared.weather;
-        if shared.rng.chance(weather.lost_percent) {
-            return None;
-        }
-        let late = match shared.rng.chance(weather.slow_percent) {
-            true => weather.slow.mul_f64(shared.rng.draw()),
-            false => Duration::ZERO,
+    /// Nothing gets through until this is ended: what is sent meanwhile is sent again and again, as
+    /// TCP does, and arrives then.
+    pub fn cut(&self, cut: bool) {
+        self.cut.send_replace(cut);
+    }
+
+    async fn travel(&self) -> io::Result<()> {
+        let (time, broken) = {
+            let mut shared = self.shared();
+            let weather = shared.weather;
+            let late = match shared.rng.chance(weather.slow_percent) {
+                true => weather.slow.mul_f64(shared.rng.draw()),
+                false => Duration::ZERO,
+            };
+            let broken = shared.rng.chance(weather.broken_percent);
+            (weather.delay + late, broken)
         };
-        Some(weather.delay + late)
+        tokio::time::sleep(time).await;
+        // The sender stands in `self`.
+        self.cut.subscribe().wait_for(|cut| !cut).await.ok();
+        match broken {
+            true => Err(io::ErrorKind::ConnectionReset.into()),
+            false => Ok(()),
+        }
     }
 
     async fn carry(self, request: Request, mut back: oneshot::Sender<Answer>) {
-        let Some(time) = self.travel() else {
-            // Whoever asked waits in vain.
-            return back.closed().await;
-        };
-        tokio::time::sleep(time).await;
         let mut agent = self.agent.clone();
-        let answer = tokio::select! {
-            biased;
-            answer = agent.call(request) => answer,
-            () = back.closed() => return,
+        let answer = match self.travel().await {
+            Ok(()) => tokio::select! {
+                biased;
+                answer = agent.call(request) => answer,
+                () = back.closed() => return,
+            },
+            Err(broken) => Err(broken),
         };
-        let Some(time) = self.travel() else {
-            return back.closed().await;
-        };
-        tokio::time::sleep(time).await;
+        let answer = self.travel().await.and(answer);
         // Nobody may wait any more.
         back.send(answer).ok();
     }
