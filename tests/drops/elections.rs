@@ -16,6 +16,7 @@ cases![
     "Election::run: it steps down and lets others go first" => run_in_turn,
     "Election::run: by a shared lease" => run_shared,
     "Election::run: by a shared lease, the answer is lost" => run_shared_unanswered,
+    "Election::run: by a shared lease, the try comes late" => run_shared_late,
     "Election::campaign" => campaign,
     "Election::campaign: others lead first" => campaign_later,
     "Leadership::publish" => publish,
@@ -113,6 +114,15 @@ async fn run_shared(stage: &mut Stage) -> Subject {
     let election = election(stage).lease(&lease);
     stage.keep(lease);
     run_for(stage, election, WHILE)
+}
+
+async fn run_shared_late(stage: &mut Stage) -> Subject {
+    let subject = run_shared(stage).await;
+    // While the seeker, who sees the key free, is about to try again.
+    stage.path.delay_next("/v1/txn", Duration::from_millis(15));
+    // One that comes while the session is being ended is as if its holder had died.
+    stage.others.spawn(sleep(WHILE));
+    subject
 }
 
 async fn run_shared_unanswered(stage: &mut Stage) -> Subject {

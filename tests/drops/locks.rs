@@ -19,6 +19,7 @@ cases![
     "Lock::acquire: after another task of its lease" => acquire_in_turn,
     "Lock::acquire: the answer is lost" => acquire_unanswered,
     "Lock::acquire: by a shared lease, the answer is lost" => acquire_shared_unanswered,
+    "Lock::acquire: by a shared lease, the try comes late" => acquire_shared_late,
     "Lock::acquire: by a shared lease, all requests are lost" => acquire_shared_unheard,
     "Lock::try_acquire" => try_acquire,
     "Lock::try_acquire: others hold it" => try_acquire_held,
@@ -127,6 +128,15 @@ async fn acquire_unanswered(stage: &mut Stage) -> Subject {
         .agent
         .inject(Fault::lose_answer().under("/v1/txn").times(1));
     acquire(stage).await
+}
+
+async fn acquire_shared_late(stage: &mut Stage) -> Subject {
+    let subject = acquire_shared(stage).await;
+    // While the seeker, who sees the key free, is about to try again.
+    stage.path.delay_next("/v1/txn", Duration::from_millis(15));
+    // One that comes while the session is being ended is as if its holder had died.
+    stage.others.spawn(sleep(WHILE));
+    subject
 }
 
 async fn acquire_shared_unanswered(stage: &mut Stage) -> Subject {

@@ -14,6 +14,7 @@ cases![
     "Semaphore::acquire: by a shared lease" => acquire_shared,
     "Semaphore::acquire: the answer is lost" => acquire_unanswered,
     "Semaphore::acquire: by a shared lease, the answer is lost" => acquire_shared_unanswered,
+    "Semaphore::acquire: by a shared lease, the try comes late" => acquire_shared_late,
     "Semaphore::try_acquire" => try_acquire,
     "Semaphore::try_acquire: full" => try_acquire_full,
     "Semaphore::set_limit" => set_limit,
@@ -82,6 +83,15 @@ async fn acquire_unanswered(stage: &mut Stage) -> Subject {
         .agent
         .inject(Fault::lose_answer().under("/v1/txn").times(1));
     acquire(stage).await
+}
+
+async fn acquire_shared_late(stage: &mut Stage) -> Subject {
+    let subject = acquire_shared(stage).await;
+    // While the seeker, who sees the key free, is about to try again.
+    stage.path.delay_next("/v1/txn", Duration::from_millis(15));
+    // One that comes while the session is being ended is as if its holder had died.
+    stage.others.spawn(sleep(WHILE));
+    subject
 }
 
 async fn acquire_shared_unanswered(stage: &mut Stage) -> Subject {

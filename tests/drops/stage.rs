@@ -103,6 +103,8 @@ pub(crate) enum Way {
 pub(crate) struct Stage {
     pub(crate) agent: Agent,
     pub(crate) client: Client,
+    /// The path that it takes.
+    pub(crate) path: Path,
     /// Somebody else's client.
     pub(crate) other: Client,
     /// What others do meanwhile; it is waited for.
@@ -128,8 +130,10 @@ impl Stage {
     fn new() -> Self {
         let agent = Agent::in_memory();
         let client = |path| Client::builder().transport(path).build().unwrap();
+        let path = Path::to(&agent, 1);
         Self {
-            client: client(Path::to(&agent, 1)),
+            client: client(path.clone()),
+            path,
             other: client(Path::to(&agent, 2)),
             others: JoinSet::new(),
             kept: Vec::new(),

@@ -32,6 +32,8 @@ pub struct Path {
 struct Shared {
     rng: Rng,
     weather: Weather,
+    /// Below which path the next request is late, and by how much.
+    late: Option<(&'static str, Duration)>,
     on_its_way: JoinSet<()>,
 }
 
@@ -70,6 +72,7 @@ impl Path {
             shared: Arc::new(Mutex::new(Shared {
                 rng: Rng::new(seed),
                 weather: Weather::default(),
+                late: None,
                 on_its_way: JoinSet::new(),
             })),
         }
@@ -84,6 +87,12 @@ impl Path {
     /// TCP does, and arrives then.
     pub fn cut(&self, cut: bool) {
         self.cut.send_replace(cut);
+    }
+
+    /// The next request below a path breaks its connection, and arrives all the same, this much
+    /// later.
+    pub fn delay_next(&self, prefix: &'static str, by: Duration) {
+        self.shared().late = Some((prefix, by));
     }
 
     async fn travel(&self) -> io::Result<()> {
@@ -108,7 +117,16 @@ impl Path {
 
     async fn carry(self, request: Request, mut back: oneshot::Sender<Answer>) {
         let mut agent = self.agent.clone();
+        let late = {
+            let late = &mut self.shared().late;
+            late.take_if(|(prefix, _)| request.uri().path().starts_with(*prefix))
+        };
         let answer = match self.travel().await {
+            Ok(()) if late.is_some() => {
+                back.send(Err(io::ErrorKind::ConnectionReset.into())).ok();
+                tokio::time::sleep(late.unwrap_or_default().1).await;
+                return drop(agent.call(request).await);
+            }
             Ok(()) => tokio::select! {
                 biased;
                 answer = agent.call(request) => answer,
