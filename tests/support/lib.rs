@@ -13,12 +13,15 @@ pub mod certs;
 pub mod consul;
 pub mod hostile;
 pub mod http;
+pub mod path;
 pub mod proxy;
 
 mod ports;
+mod rng;
 mod wait;
 
 pub use ports::{free_port, free_ports};
+pub use rng::Rng;
 pub use wait::{eventually, eventually_some};
 
 /// Compiles and runs the snippets of the README.

@@ -14,17 +14,17 @@ pub(crate) struct File {
 
 impl File {
     /// Its path within the sources of a crate such as `sdk`, if it is one of them.
-    fn within(&self, krate: &str) -> Option<&str> {
+    pub(crate) fn within(&self, krate: &str) -> Option<&str> {
         self.path.strip_prefix(krate)?.strip_prefix("/src/")
     }
 
     /// A file that is nothing but tests of its neighbour.
-    fn is_tests(&self) -> bool {
+    pub(crate) fn is_tests(&self) -> bool {
         self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     /// Its code without comments, strings and tests.
-    fn production(&self) -> String {
+    pub(crate) fn production(&self) -> String {
         without_tests(&code(&self.text))
     }
 

@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::aim::Aim;
 use super::claims::Claim;
 use super::held::Hold;
-use super::keeper::{Order, Taken};
+use super::keeper::Taken;
 use super::lease::{Lease, Tenure};
 use super::roster::{Prefix, Roster, Scene, Standing};
 use super::seat::{self, Bid, Swept};
@@ -194,17 +193,13 @@ impl Seeker<'_> {
                     continue;
                 }
             }
-            let (reply, taken) = oneshot::channel();
             let aim = Aim::Place(Box::new(self.bid(session, &scene, limit)?));
-            if !tenure.order(Order::Take { aim, claim, reply }) {
-                return Ok(None);
-            }
-            match taken.await {
-                Ok(Taken::Won(hold)) => {
+            match tenure.take(aim, claim).await {
+                Taken::Won(hold) => {
                     self.wish.limit.set(limit);
                     return Ok(Some(Admitted::In(hold, Arc::clone(tenure))));
                 }
-                Ok(Taken::Delayed(back)) => {
+                Taken::Delayed(back) => {
                     // The session's own key: somebody released it by hand, and took it.
                     claim = back;
                     let at = self.contest.delayed(Instant::now(), rand::random());
@@ -213,16 +208,15 @@ impl Seeker<'_> {
                     }
                     known = self.wait(&scene, Some(at)).await?;
                 }
-                Ok(Taken::Moved(back)) => {
+                Taken::Moved(back) => {
                     claim = back;
                     self.contest.lost_race();
                 }
-                Ok(Taken::Refused(err)) => {
+                Taken::Refused(err, back) => {
+                    claim = back;
                     self.bear(err).await?;
-                    // The claim went with the try.
-                    return Ok(None);
                 }
-                Ok(Taken::SessionGone) | Err(_) => return Ok(None),
+                Taken::SessionGone => return Ok(None),
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Whether a session is believed in: one value, asked from anywhere without I/O.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -16,6 +18,8 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(super) struct Belief {
     clock: Clock,
+    /// Its timers serve those who wait outside of any.
+    runtime: Handle,
     phase: watch::Sender<Phase>,
 }
 
@@ -39,12 +43,16 @@ impl Phase {
 }
 
 impl Belief {
-    pub(super) fn new(clock: Clock, until: Instant) -> Self {
+    pub(super) fn new(clock: Clock, until: Instant, runtime: Handle) -> Self {
         let (phase, _) = watch::channel(Phase::Held {
             until,
             trouble: None,
         });
-        Self { clock, phase }
+        Self {
+            clock,
+            runtime,
+            phase,
+        }
     }
 
     pub(super) fn clock(&self) -> Clock {
@@ -94,6 +102,16 @@ impl Belief {
     ///
     /// It does not depend on the keeper: the clock is enough.
     pub(super) async fn lost(&self) -> Lost {
+        let mut ended = pin!(self.ended());
+        std::future::poll_fn(|cx| {
+            let outside = Handle::try_current().is_err();
+            let _entered = outside.then(|| self.runtime.enter());
+            ended.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    async fn ended(&self) -> Lost {
         let mut phases = self.phase.subscribe();
         loop {
             let until = match &*phases.borrow_and_update() {
@@ -101,6 +119,8 @@ impl Belief {
                 Phase::Held { until, .. } => *until,
             };
             tokio::select! {
+                // First: where the runtime has ended, its timers cannot be asked any more.
+                biased;
                 _ = phases.changed() => {}
                 () = self.clock.sleep_until(until) => {
                     if let Err(lost) = self.check() {
@@ -155,7 +175,8 @@ mod tests {
     fn belief() -> (Arc<Belief>, Instant) {
         let clock = Clock::start();
         let start = clock.now();
-        (Arc::new(Belief::new(clock, start + TEN)), start)
+        let belief = Belief::new(clock, start + TEN, Handle::current());
+        (Arc::new(belief), start)
     }
 
     #[tokio::test(start_paused = true)]

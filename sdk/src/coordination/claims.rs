@@ -36,6 +36,7 @@ impl Claims {
         Some(Claim {
             claims: Arc::clone(self),
             keys: keys.to_vec(),
+            doubt: None,
         })
     }
 
@@ -63,10 +64,37 @@ impl Claims {
 pub(super) struct Claim {
     claims: Arc<Claims>,
     keys: Vec<Key>,
+    doubt: Option<Doubt>,
+}
+
+/// Takes over a claim that nobody pursues any more.
+type Doubt = Box<dyn FnOnce(Claim) + Send + Sync>;
+
+impl Claim {
+    /// Notes that a try may have taken the keys, or may do so late, without anybody knowing.
+    ///
+    /// Unless that is [settled](Self::settle) before, `look` gets the claim when it is dropped,
+    /// wherever that is.
+    pub(super) fn doubt(&mut self, look: impl FnOnce(Self) + Send + Sync + 'static) {
+        self.doubt = Some(Box::new(look));
+    }
+
+    /// Nothing is in doubt any more; says whether something was.
+    pub(super) fn settle(&mut self) -> bool {
+        self.doubt.take().is_some()
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        if let Some(look) = self.doubt.take() {
+            look(Self {
+                claims: Arc::clone(&self.claims),
+                keys: std::mem::take(&mut self.keys),
+                doubt: None,
+            });
+            return;
+        }
         let mut taken = self.claims.taken();
         for key in &self.keys {
             taken.remove(key);
@@ -104,5 +132,21 @@ mod tests {
         drop(first);
         drop(waiting.await);
         assert!(claims.try_claim(&keys(&["a", "b", "c"])).is_some());
+    }
+
+    #[test]
+    fn a_claim_in_doubt_goes_back_when_somebody_has_looked() {
+        let claims = Arc::new(Claims::new());
+        let (look, looked) = std::sync::mpsc::channel();
+        let mut claim = claims.try_claim(&keys(&["a"])).unwrap();
+        claim.doubt(move |claim| look.send(claim).unwrap());
+        drop(claim);
+        assert!(claims.try_claim(&keys(&["a"])).is_none());
+        drop(looked.recv().unwrap());
+        let mut claim = claims.try_claim(&keys(&["a"])).unwrap();
+        claim.doubt(|_| panic!("it was settled"));
+        assert!(claim.settle() && !claim.settle());
+        drop(claim);
+        assert!(claims.try_claim(&keys(&["a"])).is_some());
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -33,6 +34,8 @@ pub(super) enum Order {
         hold: Arc<Hold>,
         reply: Option<oneshot::Sender<Result<Released>>>,
     },
+    /// Find out what became of a try that nobody pursues any more, and give up what it took.
+    Look { aim: Aim, claim: Claim },
 }
 
 /// What became of a try.
@@ -43,7 +46,8 @@ pub(super) enum Taken {
     /// A key is not as it was seen; the claim comes back.
     Moved(Claim),
     SessionGone,
-    Refused(Error),
+    /// Consul refuses it, or was not reached; the claim comes back.
+    Refused(Error, Claim),
 }
 
 /// A session that has been made.
@@ -57,7 +61,10 @@ pub(super) struct Keeper {
     pub(super) client: Client,
     pub(super) plan: Arc<Plan>,
     pub(super) clock: Clock,
+    pub(super) runtime: Handle,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    /// The other end of it, for what is to be looked at once nobody pursues it.
+    pub(super) to_self: mpsc::UnboundedSender<Order>,
     pub(super) state: Arc<watch::Sender<LeaseState>>,
 }
 
@@ -87,6 +94,9 @@ struct Living {
     trouble: Option<Error>,
     held: Vec<Kept>,
     crew: Crew<Done>,
+    to_self: mpsc::UnboundedSender<Order>,
+    /// Whether what waits in the crew is to wait no longer.
+    leaving: watch::Sender<bool>,
 }
 
 /// Something held, until its unlock is done.
@@ -121,7 +131,9 @@ impl Keeper {
             client,
             plan,
             clock,
+            runtime,
             mut orders,
+            to_self,
             state,
         } = self;
         // Not given up half-way: who does not wait any more leaves a session that is ended below.
@@ -133,7 +145,7 @@ impl Keeper {
             }
         };
         let lease = Lease::new(&plan.terms, sent, beaten, rand::random());
-        let belief = Arc::new(Belief::new(clock, lease.until()));
+        let belief = Arc::new(Belief::new(clock, lease.until(), runtime));
         let mut living = Living {
             client,
             plan,
@@ -145,6 +157,8 @@ impl Keeper {
             trouble: None,
             held: Vec::new(),
             crew: Crew::new(),
+            to_self,
+            leaving: watch::channel(false).0,
         };
         tracing::debug!(session = %id, name = living.plan.name, "session created");
         let born = Born {
@@ -200,6 +214,7 @@ impl Living {
         match order {
             Order::Take { aim, claim, reply } => self.take(aim, claim, reply),
             Order::Release { hold, reply } => self.release(hold, reply),
+            Order::Look { aim, claim } => self.look_later(aim, claim, 0),
         }
     }
 
@@ -270,7 +285,7 @@ impl Living {
         self.belief.tell(self.lease.until(), self.trouble.clone());
     }
 
-    fn tried(&mut self, aim: Aim, claim: Claim, reply: oneshot::Sender<Taken>, tried: Tried) {
+    fn tried(&mut self, aim: Aim, mut claim: Claim, reply: oneshot::Sender<Taken>, tried: Tried) {
         match tried {
             Tried::Won { sent, index } => {
                 self.lease.committed(sent, self.clock.now());
@@ -297,13 +312,13 @@ impl Living {
                 self.belief.end(Lost::new(LossCause::SessionGone));
                 reply.send(Taken::SessionGone).ok();
             }
-            Tried::Refused(err) => drop(reply.send(Taken::Refused(err))),
+            Tried::Refused(err) => drop(reply.send(Taken::Refused(err, claim))),
             Tried::Unknown => {
                 // Who still waits looks at the keys again, and knows the session's own when it
-                // sees them. For who does not, somebody must.
-                if let Err(Taken::Moved(claim)) = reply.send(Taken::Moved(claim)) {
-                    self.look_later(aim, claim, 0);
-                }
+                // sees them. Once it does not any more, somebody else must.
+                let to_self = self.to_self.clone();
+                claim.doubt(move |claim| drop(to_self.send(Order::Look { aim, claim })));
+                drop(reply.send(Taken::Moved(claim)));
             }
         }
     }
@@ -314,15 +329,20 @@ impl Living {
             return;
         };
         let (client, session) = (self.client.clone(), self.session.clone());
+        let mut leaving = self.leaving.subscribe();
         self.crew.start(async move {
-            tokio::time::sleep(pause).await;
+            tokio::time::timeout(pause, leaving.wait_for(|leaving| *leaving))
+                .await
+                .ok();
             let index = aim.look(&client, &session).await.ok().flatten();
             Done::Looked(aim, claim, looks + 1, index)
         });
     }
 
     /// Notes that this is the session's.
-    fn hold(&mut self, aim: &Aim, index: u64, claim: Claim) -> Arc<Hold> {
+    fn hold(&mut self, aim: &Aim, index: u64, mut claim: Claim) -> Arc<Hold> {
+        // What an earlier try might have taken late is this.
+        claim.settle();
         let hold = Arc::new(aim.hold(&self.session, index, &self.belief));
         self.held.push(Kept {
             hold: Arc::clone(&hold),
@@ -365,11 +385,16 @@ impl Living {
         let cause = self.belief.check().err().map(|lost| lost.cause());
         let orderly = cause == Some(LossCause::Released);
         orders.close();
+        self.leaving.send_replace(true);
         while let Ok(order) = orders.try_recv() {
             match order {
-                // Whoever waits for it learns that the session is gone.
-                Order::Take { .. } => {}
-                Order::Release { hold, reply } => self.release(hold, reply),
+                Order::Take { aim, mut claim, .. } => {
+                    // Whoever waits for it learns that the session is gone.
+                    if claim.settle() {
+                        self.look_later(aim, claim, 0);
+                    }
+                }
+                other => self.order(other),
             }
         }
         if orderly {
@@ -405,11 +430,6 @@ impl Living {
             // Watches and proofs end with the crew; they are not waited for.
             let by = if self.held.is_empty() { last_try } else { end };
             match tokio::time::timeout_at(by, self.crew.next()).await {
-                Ok(Some(Done::Tried(aim, claim, reply, Tried::Won { index, .. }))) => {
-                    drop(reply);
-                    let hold = self.hold(&aim, index, claim);
-                    self.release(hold, None);
-                }
                 Ok(Some(done)) => self.done_at_last(done),
                 Ok(None) | Err(_) => return,
             }
@@ -418,8 +438,19 @@ impl Living {
 
     fn done_at_last(&mut self, done: Done) {
         match done {
+            Done::Tried(aim, claim, _, Tried::Won { index, .. })
+            | Done::Looked(aim, claim, _, Some(index)) => {
+                let hold = self.hold(&aim, index, claim);
+                self.release(hold, None);
+            }
+            Done::Tried(aim, mut claim, _, tried) => {
+                // Once the session is gone, what comes late takes nothing.
+                if matches!(tried, Tried::Unknown) | claim.settle() {
+                    self.look_later(aim, claim, 0);
+                }
+            }
             done @ Done::Released(..) => self.done(done),
-            Done::Proved(..) | Done::Tried(..) | Done::Looked(..) | Done::Watched => {}
+            Done::Proved(..) | Done::Looked(..) | Done::Watched => {}
         }
     }
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::aim::Aim;
 use super::belief::Belief;
-use super::claims::Claims;
+use super::claims::{Claim, Claims};
 use super::clock::Clock;
-use super::keeper::{Born, Keeper, Order};
+use super::held::Hold;
+use super::keeper::{Born, Keeper, Order, Taken};
 use super::profile::Profile;
 use super::session::Plan;
 use super::state::LeaseState;
@@ -223,7 +225,9 @@ impl Tenure {
             client: lease.client.clone(),
             plan: Arc::new(plan),
             clock: lease.clock,
+            runtime: runtime.clone(),
             orders: inbox,
+            to_self: orders.clone(),
             state: Arc::clone(&lease.state),
         };
         // The task is there before the first request: who drops this future drops the worker.
@@ -243,12 +247,47 @@ impl Tenure {
         self.orders.send(order).is_ok()
     }
 
+    /// Has the keeper try once.
+    ///
+    /// Cancel safe: what it takes that nobody waits for any more, it gives up.
+    pub(super) async fn take(&self, aim: Aim, claim: Claim) -> Taken {
+        let (reply, answer) = oneshot::channel();
+        let mut awaited = Awaited {
+            tenure: self,
+            answer,
+        };
+        match self.order(Order::Take { aim, claim, reply }) {
+            true => (&mut awaited.answer).await.unwrap_or(Taken::SessionGone),
+            false => Taken::SessionGone,
+        }
+    }
+
+    fn give_up(&self, hold: Arc<Hold>) {
+        self.order(Order::Release { hold, reply: None });
+    }
+
     async fn close(&self) -> Result<()> {
         let worker = self.worker.lock();
         let worker = worker.unwrap_or_else(PoisonError::into_inner).take();
         match worker {
             Some(worker) => worker.stop().await.unwrap_or_else(|| Err(ended())),
             None => Ok(()),
+        }
+    }
+}
+
+/// An answer of the keeper that may have come when it is waited for no longer.
+struct Awaited<'a> {
+    tenure: &'a Tenure,
+    answer: oneshot::Receiver<Taken>,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        // From now on the keeper knows.
+        self.answer.close();
+        if let Ok(Taken::Won(hold)) = self.answer.try_recv() {
+            self.tenure.give_up(hold);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::profile::Profile;
 use super::role::Roles;
 use super::seek::{Goal, Sought, seek};
 use super::state::Lost;
-use super::waiting::Patience;
+use super::waiting::{Patience, in_time};
 use crate::api::kv::Pair;
 use crate::api::txn::{FailureReason, KvOp, Outcome};
 use crate::client::Client;
@@ -163,13 +163,9 @@ impl Lock {
     /// Dropping the future, wherever it is, leaves no lock taken and no session alive: what was on
     /// its way is given up in the background.
     pub async fn acquire(&self) -> Result<LockGuard> {
-        let seeking = self.seek(Patience::Wait);
-        let sought = match self.deadline {
-            None => seeking.await?,
-            Some(deadline) => match tokio::time::timeout(deadline, seeking).await {
-                Ok(sought) => sought?,
-                Err(_) => return Err(self.too_late(deadline).await),
-            },
+        let sought = in_time(self.deadline, self.seek(Patience::Wait)).await?;
+        let Some(sought) = sought else {
+            return Err(self.too_late().await);
         };
         match sought {
             Attempt::Acquired(guard) => Ok(guard),
@@ -254,7 +250,8 @@ impl Lock {
         }
     }
 
-    async fn too_late(&self, deadline: Duration) -> Error {
+    async fn too_late(&self) -> Error {
+        let deadline = self.deadline.unwrap_or_default();
         let err = Error::new(ErrorKind::Timeout);
         let keys: Vec<&Key> = self
             .keys

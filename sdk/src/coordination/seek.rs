@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::aim::Aim;
 use super::attempt::Want;
 use super::claims::Claim;
 use super::held::Hold;
-use super::keeper::{Order, Taken};
+use super::keeper::Taken;
 use super::lease::{Lease, Tenure};
 use super::role::Roles;
 use super::roster::SEMAPHORE_FLAGS;
@@ -137,20 +136,12 @@ impl Seeker<'_> {
             if at > now && !self.waiting.only_tries() && self.overtaken(&mut views, at).await {
                 continue;
             }
-            let (reply, taken) = oneshot::channel();
-            let order = Order::Take {
-                aim: Aim::Keys(self.wants(&views)),
-                claim,
-                reply,
-            };
-            if !tenure.order(order) {
-                return Ok(None);
-            }
-            match taken.await {
-                Ok(Taken::Won(hold)) => {
+            let aim = Aim::Keys(self.wants(&views));
+            match tenure.take(aim, claim).await {
+                Taken::Won(hold) => {
                     return Ok(Some(Sought::Won(hold, Arc::clone(tenure))));
                 }
-                Ok(Taken::Delayed(back)) => {
+                Taken::Delayed(back) => {
                     claim = back;
                     let now = Instant::now();
                     let at = self.contest.delayed(now, rand::random());
@@ -161,17 +152,17 @@ impl Seeker<'_> {
                     }
                     self.overtaken(&mut views, at).await;
                 }
-                Ok(Taken::Moved(back)) => {
+                Taken::Moved(back) => {
                     claim = back;
                     self.contest.lost_race();
                     views.clear();
                 }
-                Ok(Taken::Refused(err)) => {
+                Taken::Refused(err, back) => {
+                    claim = back;
                     self.bear(err).await?;
-                    // The claim went with the try.
-                    return Ok(None);
+                    views.clear();
                 }
-                Ok(Taken::SessionGone) | Err(_) => return Ok(None),
+                Taken::SessionGone => return Ok(None),
             }
         }
     }

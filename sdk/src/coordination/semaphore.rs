@@ -16,7 +16,7 @@ use super::lock::{Source, fits};
 use super::profile::Profile;
 use super::roster::Prefix;
 use super::seat;
-use super::waiting::Patience;
+use super::waiting::{Patience, in_time};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -157,19 +157,14 @@ impl Semaphore {
     /// Dropping the future, wherever it is, leaves no place taken and no session alive: what was on
     /// its way is given up in the background.
     pub async fn acquire(&self) -> Result<Permit> {
-        let seeking = self.seek(Patience::Wait);
-        let sought = match self.deadline {
-            None => seeking.await?,
-            Some(deadline) => match tokio::time::timeout(deadline, seeking).await {
-                Ok(sought) => sought?,
-                Err(_) => {
-                    let prefix = self.prefix()?.name();
-                    return Err(Error::new(ErrorKind::Timeout).context(format!(
-                        "semaphore {prefix}: none of {} places free within {deadline:?}",
-                        self.limit.get()
-                    )));
-                }
-            },
+        let sought = in_time(self.deadline, self.seek(Patience::Wait)).await?;
+        let Some(sought) = sought else {
+            let prefix = self.prefix()?.name();
+            return Err(Error::new(ErrorKind::Timeout).context(format!(
+                "semaphore {prefix}: none of {} places free within {:?}",
+                self.limit.get(),
+                self.deadline.unwrap_or_default()
+            )));
         };
         // Only who does not wait is told that there is none.
         sought.ok_or_else(|| Error::new(ErrorKind::Conflict))

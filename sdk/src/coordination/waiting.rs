@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::attempt::LONGEST_WAIT;
 use super::claims::Claim;
 use super::lease::Tenure;
 use crate::api::{Endpoint, Read};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ident::Key;
 use crate::proto::backoff::Backoff;
 
@@ -86,6 +88,24 @@ pub(super) fn since<E: Endpoint>(read: Read<E>, index: u64) -> Read<E> {
             LONGEST_WAIT.mul_f64(0.8 + 0.2 * rand::random::<f64>()),
         ),
     }
+}
+
+/// Gives up what takes longer; `None` then.
+pub(super) async fn in_time<T>(
+    deadline: Option<Duration>,
+    seeking: impl Future<Output = Result<T>> + Send,
+) -> Result<Option<T>> {
+    let Some(deadline) = deadline else {
+        return seeking.await.map(Some);
+    };
+    // A timer without a runtime is a panic.
+    Handle::try_current().map_err(|_| {
+        Error::new(ErrorKind::NoRuntime).context("a deadline needs a clock: call this in a runtime")
+    })?;
+    tokio::time::timeout(deadline, seeking)
+        .await
+        .ok()
+        .transpose()
 }
 
 /// The pause after an answer that told nothing: the time is over, or it came early, and may come

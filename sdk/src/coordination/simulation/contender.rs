@@ -47,6 +47,12 @@ pub(super) struct Contender {
     /// Its clock's speed, in millionths of the servers'.
     speed: u64,
     session: Option<(u32, Lease)>,
+    /// The check that its session is bound to, or the one to be is.
+    check: Option<u32>,
+    /// The request that registered it was sent then.
+    beaten: Option<Micros>,
+    /// When it stops holding for long.
+    calm: Micros,
     /// Created, but told only when its making is.
     making: bool,
     mode: Mode,
@@ -69,6 +75,7 @@ impl Contender {
         number: usize,
         base: Instant,
         terms: Terms,
+        calm: Micros,
         sabotage: Sabotage,
         rng: &mut Rng,
     ) -> Self {
@@ -81,6 +88,9 @@ impl Contender {
             // One per cent at most, either way.
             speed: 990_000 + rng.below(20_001),
             session: None,
+            check: None,
+            beaten: None,
+            calm,
             making: false,
             mode: Mode::Resting(rng.below(3 * SECOND)),
             contest: Contest::default(),
@@ -168,7 +178,7 @@ impl Contender {
         match self.mode {
             Mode::Resting(at) | Mode::Trying(_, at) => by(at),
             Mode::Holding(_, at) => by(at.min(self.write_at)),
-            Mode::Looking if self.awaits(|ask| matches!(ask, Ask::Read { .. } | Ask::Create)) => {}
+            Mode::Looking if self.awaits(|ask| makes(ask) || matches!(ask, Ask::Read { .. })) => {}
             Mode::Looking => by(self.look_at),
             Mode::Tried(_) | Mode::ReadingBack | Mode::Releasing => {}
         }
@@ -193,7 +203,8 @@ impl Contender {
         for (proof, patience) in due {
             let ask = match proof {
                 Proof::Renewal => Ask::Renew(id),
-                Proof::Reading | Proof::Beat => Ask::Info(id),
+                Proof::Reading => Ask::Info(id),
+                Proof::Beat => Ask::Beat(self.check.unwrap()),
             };
             self.ask(ask, local, u64::try_from(patience.as_micros()).unwrap());
         }
@@ -208,7 +219,7 @@ impl Contender {
             self.ask(Ask::Destroy(id), local, 5 * SECOND);
         }
         self.pending
-            .retain(|pending| matches!(pending.ask, Ask::Destroy(_) | Ask::Create));
+            .retain(|pending| matches!(pending.ask, Ask::Destroy(_)) || makes(&pending.ask));
         if !matches!(self.mode, Mode::Resting(_)) {
             self.mode = Mode::Looking;
             self.look_at = local + SECOND / 10;
@@ -227,7 +238,16 @@ impl Contender {
         let Some((session, _)) = self.session else {
             if !self.making && self.look_at <= local {
                 self.making = true;
-                self.ask(Ask::Create, local, 5 * SECOND);
+                self.beaten = None;
+                self.check = self
+                    .terms
+                    .check
+                    .map(|_| self.check.map_or(0, |last| last + 1));
+                let first = match self.check {
+                    Some(check) => Ask::Register(check),
+                    None => Ask::Create { check: None },
+                };
+                self.ask(first, local, 5 * SECOND);
             }
             return;
         };
@@ -285,19 +305,24 @@ impl Contender {
     fn failed(&mut self, pending: &Pending, local: Micros, rng: &mut Rng) {
         let now = self.at(local);
         match pending.ask {
-            Ask::Create => {
+            Ask::Register(_) | Ask::Create { .. } => {
                 self.making = false;
                 self.look_at = local + SECOND / 2;
             }
             Ask::Renew(id) => self.unproven(id, Proof::Renewal, now, rng),
             Ask::Info(id) => self.unproven(id, Proof::Reading, now, rng),
+            Ask::Beat(check) if self.check == Some(check) => {
+                if let Some(id) = self.session() {
+                    self.unproven(id, Proof::Beat, now, rng);
+                }
+            }
             Ask::Lock { .. } => {
                 if matches!(self.mode, Mode::Tried(_)) {
                     self.mode = Mode::ReadingBack;
                 }
             }
             Ask::Read { .. } => self.look_at = local + SECOND / 2,
-            Ask::Unlock(_) | Ask::Destroy(_) | Ask::Fenced { .. } => {}
+            Ask::Beat(_) | Ask::Unlock(_) | Ask::Destroy(_) | Ask::Fenced { .. } => {}
         }
     }
 
@@ -323,10 +348,16 @@ impl Contender {
             return;
         }
         match (&pending.ask, answer) {
-            (Ask::Create, Answer::Created(id)) => {
+            (Ask::Register(check), Answer::Done(_)) => {
+                self.beaten = Some(self.anchor(&pending, local));
+                let check = Some(*check);
+                self.ask(Ask::Create { check }, local, 5 * SECOND);
+            }
+            (Ask::Create { .. }, Answer::Created(id)) => {
                 self.making = false;
                 let sent = self.anchor(&pending, local);
-                let lease = Lease::new(&self.terms, self.at(sent), None, rng.draw());
+                let beaten = self.beaten.map(|beaten| self.at(beaten));
+                let lease = Lease::new(&self.terms, self.at(sent), beaten, rng.draw());
                 self.session = Some((*id, lease));
                 self.look_at = local;
             }
@@ -345,6 +376,12 @@ impl Contender {
                 let (sent, now) = (self.at(self.anchor(&pending, local)), self.at(local));
                 if let Some((_, lease)) = &mut self.session {
                     lease.proven(proof, sent, now, rng.draw());
+                }
+            }
+            (Ask::Beat(check), Answer::Done(_)) if self.check == Some(*check) => {
+                let (sent, now) = (self.at(self.anchor(&pending, local)), self.at(local));
+                if let Some((_, lease)) = &mut self.session {
+                    lease.proven(Proof::Beat, sent, now, rng.draw());
                 }
             }
             (Ask::Read { .. }, Answer::Key { holder, index }) => {
@@ -432,7 +469,7 @@ impl Contender {
             return;
         }
         // Long while things go wrong, and short when everybody is to get a turn.
-        let most = if local < super::FAULTS { 20 } else { 4 };
+        let most = if local < self.calm { 20 } else { 4 };
         self.mode = Mode::Holding(token, local + rng.below(most * SECOND));
         self.write_at = local;
         self.terms_held += 1;
@@ -445,4 +482,9 @@ impl Contender {
             _ => pending.sent,
         }
     }
+}
+
+/// Whether it is a part of the making of a session.
+fn makes(ask: &Ask) -> bool {
+    matches!(ask, Ask::Register(_) | Ask::Create { .. })
 }

@@ -2,8 +2,8 @@
 //!
 //! Contenders follow the same rules as the library ([`Lease`](crate::proto::lease::Lease),
 //! [`Contest`](crate::proto::contest::Contest)) on clocks of their own, over a network that loses,
-//! delays and cuts, against servers that change their leader and are told to end sessions. After
-//! each event, at most one of them may believe that it holds. A seed replays its schedule:
+//! delays and cuts, against servers that change their leader and are told to end sessions, and
+//! agents that restart, forget, and let the checks of sessions fail. After each event, at most one of them may believe that it holds. A seed replays its schedule:
 //! `LICTOR_SIMULATION_SEED=17 cargo test -p lictor --lib simulation`.
 
 mod contender;
@@ -86,6 +86,9 @@ struct Weather {
 struct World {
     rng: Rng,
     now: Micros,
+    /// Faults stop then, and until the end everybody must get a turn.
+    calm: Micros,
+    end: Micros,
     queue: BinaryHeap<Reverse<(Micros, u64, Event)>>,
     order: u64,
     /// When sessions are looked at for the next time.
@@ -104,37 +107,50 @@ struct World {
     stale_write: Option<u64>,
 }
 
-/// Faults stop then, and the rest of the time everybody must get a turn.
+/// For how long things go wrong, and how long it is calm then. Leases that are bound to a check
+/// live three to ten times as fast, and get half of that.
 const FAULTS: Micros = 240 * SECOND;
-const END: Micros = 360 * SECOND;
+const CALM: Micros = 120 * SECOND;
 
 /// What a schedule came to.
 type Verdict = Result<u32, String>;
 
 fn simulate(seed: u64, sabotage: Sabotage) -> Verdict {
     let mut rng = Rng(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x6c69_6374_6f72);
-    let terms = match rng.below(3) {
-        0 => (10, 10),
-        1 => (10, 3),
-        _ => (3, 3),
+    // The last two are the profiles `fast` and `aggressive`.
+    let terms = match rng.below(8) {
+        0..3 => (10, 10, None),
+        3 | 4 => (10, 3, None),
+        5 => (3, 3, None),
+        6 => (10, 3, Some(3)),
+        _ => (10, 1, Some(1)),
     };
     let terms = Terms {
         ttl: Duration::from_secs(terms.0),
         lock_delay: Duration::from_secs(terms.1),
-        check: None,
+        check: terms.2.map(Duration::from_secs),
         belief: None,
         expiry_only: false,
     };
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
-    let servers = Servers::new(micros(terms.ttl), micros(terms.lock_delay));
     let base = Instant::now();
     let count = 2 + rng.pick(3);
+    let check = terms.check.map_or(0, micros);
+    // The clocks of agents differ by one per cent at most, either way.
+    let check_ttls: Vec<Micros> = (0..count)
+        .map(|_| check * (990_000 + rng.below(20_001)) / 1_000_000)
+        .collect();
+    let servers = Servers::new(micros(terms.ttl), micros(terms.lock_delay), &check_ttls);
+    let share = if terms.check.is_some() { 2 } else { 1 };
+    let (calm, end) = (FAULTS / share, (FAULTS + CALM) / share);
     let contenders = (0..count)
-        .map(|number| Contender::new(number, base, terms, sabotage, &mut rng))
+        .map(|number| Contender::new(number, base, terms, calm, sabotage, &mut rng))
         .collect();
     let mut world = World {
         rng,
         now: 0,
+        calm,
+        end,
         queue: BinaryHeap::new(),
         order: 0,
         expire_at: Micros::MAX,
@@ -160,12 +176,12 @@ impl World {
         self.push(5 * SECOND, Event::Fault);
         let mut held_when_calm: Option<Vec<u32>> = None;
         while let Some(Reverse((at, _, event))) = self.queue.pop() {
-            if at > END {
+            if at > self.end {
                 break;
             }
             self.now = at;
             self.servers.expire(at);
-            if at >= FAULTS && held_when_calm.is_none() {
+            if at >= self.calm && held_when_calm.is_none() {
                 held_when_calm = Some(self.held());
             }
             self.happen(event);
@@ -176,7 +192,7 @@ impl World {
             if after <= *before {
                 return Err(format!(
                     "contender {number} got no turn in the {} calm seconds",
-                    (END - FAULTS) / SECOND
+                    (self.end - self.calm) / SECOND
                 ));
             }
         }
@@ -228,7 +244,9 @@ impl World {
                 }
             }
         }
-        if let Some(end) = self.servers.next_end().filter(|end| *end < self.expire_at) {
+        // A check that an agent forgot has failed long ago.
+        let next_end = self.servers.next_end().map(|end| end.max(self.now));
+        if let Some(end) = next_end.filter(|end| *end < self.expire_at) {
             self.expire_at = end;
             self.push(end, Event::Expire);
         }
@@ -266,7 +284,7 @@ impl World {
 
     fn arrive(&mut self, number: usize, id: u64, ask: usize) {
         let (now, asked) = (self.now, self.asks[ask].clone());
-        match self.servers.at_once(&asked, now, &mut self.rng) {
+        match self.servers.at_once(&asked, number, now, &mut self.rng) {
             Some(answer) => self.answer(number, id, answer),
             None => {
                 let slow = self.rng.chance(3);
@@ -308,7 +326,7 @@ impl World {
 
     fn fault(&mut self) {
         let now = self.now;
-        if now >= FAULTS {
+        if now >= self.calm {
             return;
         }
         let number = self.rng.pick(self.contenders.len());
@@ -316,7 +334,7 @@ impl World {
         let holding = (0..self.contenders.len()).find(|one| self.contenders[*one].believes(now));
         let number = holding.filter(|_| self.rng.chance(60)).unwrap_or(number);
         let long = |rng: &mut Rng| SECOND / 10 + rng.below(25 * SECOND);
-        match self.rng.below(9) {
+        match self.rng.below(11) {
             0 => self.weather[number].cut_until = now + long(&mut self.rng),
             1 => self.weather[number].lossy_until = now + long(&mut self.rng),
             2 | 3 => self.weather[number].slow_until = now + long(&mut self.rng),
@@ -326,6 +344,11 @@ impl World {
                 self.servers.change_leader(now, without);
             }
             6 => self.servers.leave(number, now),
+            8 => self.servers.wipe(number),
+            9 => {
+                let down = self.rng.below(5 * SECOND);
+                self.servers.restart(number, now + down);
+            }
             7 => {
                 // The last proof is on its way, or its answer is, when the session ends.
                 self.weather[number].slow_until = now + 4 * SECOND;
@@ -397,7 +420,10 @@ fn nobody_is_wronged() {
             first..first + SCHEDULES
         }
     };
-    println!("seeds {seeds:?}, {} simulated seconds each", END / SECOND);
+    println!(
+        "seeds {seeds:?}, at most {} simulated seconds each",
+        (FAULTS + CALM) / SECOND
+    );
     let mut held = 0;
     for seed in seeds.clone() {
         match simulate(seed, Sabotage::None) {

@@ -1,4 +1,5 @@
-//! The servers, as far as locks can tell: sessions, keys, lock-delays, leaders that change.
+//! The servers, as far as locks can tell: sessions, keys, lock-delays, leaders that change; and the
+//! agents in front of them, each with the checks that sessions may be bound to.
 //!
 //! Time is that of the servers, in microseconds.
 
@@ -12,7 +13,14 @@ pub(super) const SECOND: Micros = 1_000_000;
 /// What a contender asks.
 #[derive(Clone, Debug)]
 pub(super) enum Ask {
-    Create,
+    /// Registers a TTL check, which passes from now on.
+    Register(u32),
+    /// Updates it.
+    Beat(u32),
+    /// Makes a session, which may be bound to a check.
+    Create {
+        check: Option<u32>,
+    },
     Renew(u32),
     /// A consistent read of a session.
     Info(u32),
@@ -51,9 +59,20 @@ pub(super) enum Answer {
 #[derive(Clone, Debug)]
 struct Session {
     node: usize,
+    check: Option<u32>,
     ends_at: Micros,
     /// Consul waits for twice the TTL; its contract is once. Both must do.
     patience: Micros,
+}
+
+/// The agent of one node. Its clock is its own.
+#[derive(Clone, Debug)]
+struct Agent {
+    /// How long a check passes after an update, by the servers' clock.
+    ttl: Micros,
+    /// Until when each check passes.
+    checks: BTreeMap<u32, Micros>,
+    down_until: Micros,
 }
 
 /// What a leader that was deposed still remembers.
@@ -80,13 +99,20 @@ pub(super) struct Servers {
     /// Counts the leaders.
     pub(super) epoch: u64,
     deposed: Option<Memory>,
+    agents: Vec<Agent>,
 }
 
 /// A deposed leader answers from memory for as long as its lease lasts.
 const LEADER_LEASE: Micros = 2_500_000;
 
 impl Servers {
-    pub(super) fn new(ttl: Micros, lock_delay: Micros) -> Self {
+    /// One agent for each TTL that a check has by its clock.
+    pub(super) fn new(ttl: Micros, lock_delay: Micros, check_ttls: &[Micros]) -> Self {
+        let agent = |ttl: &Micros| Agent {
+            ttl: *ttl,
+            checks: BTreeMap::new(),
+            down_until: 0,
+        };
         Self {
             ttl,
             lock_delay,
@@ -99,6 +125,7 @@ impl Servers {
             leaderless_until: 0,
             epoch: 0,
             deposed: None,
+            agents: check_ttls.iter().map(agent).collect(),
         }
     }
 
@@ -108,14 +135,31 @@ impl Servers {
 
     /// When the next session ends by time.
     pub(super) fn next_end(&self) -> Option<Micros> {
-        self.sessions.values().map(|session| session.ends_at).min()
+        let ends = self.sessions.values().map(|session| {
+            let critical = self.critical_at(session).unwrap_or(Micros::MAX);
+            // While there is no leader, nobody is told of a check.
+            let told = critical.max(self.leaderless_until);
+            session.ends_at.min(told)
+        });
+        ends.min()
+    }
+
+    /// When the check of a session turns critical; at once if its agent does not know it.
+    fn critical_at(&self, session: &Session) -> Option<Micros> {
+        let check = session.check.as_ref()?;
+        let checks = &self.agents[session.node].checks;
+        Some(checks.get(check).copied().unwrap_or(0))
+    }
+
+    fn fails(&self, session: &Session, now: Micros) -> bool {
+        self.has_leader(now) && self.critical_at(session).is_some_and(|at| at <= now)
     }
 
     pub(super) fn expire(&mut self, now: Micros) {
         let due: Vec<u32> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.ends_at <= now)
+            .filter(|(_, session)| session.ends_at <= now || self.fails(session, now))
             .map(|(id, _)| *id)
             .collect();
         for id in due {
@@ -150,6 +194,17 @@ impl Servers {
         }
     }
 
+    /// The agent of a node is started again without its data: it has forgotten its checks, and the
+    /// sessions that are bound to them end.
+    pub(super) fn wipe(&mut self, node: usize) {
+        self.agents[node].checks.clear();
+    }
+
+    /// The agent of a node is started again, and is away meanwhile. Its checks are as they were.
+    pub(super) fn restart(&mut self, node: usize, until: Micros) {
+        self.agents[node].down_until = until;
+    }
+
     pub(super) fn any_session(&self, rng: &mut Rng) -> Option<u32> {
         // Whoever holds is the one that is interesting.
         if self.holder.is_some() && rng.chance(70) {
@@ -179,10 +234,32 @@ impl Servers {
     }
 
     /// What can be answered without the log: `None` for what must be committed.
-    pub(super) fn at_once(&mut self, ask: &Ask, now: Micros, rng: &mut Rng) -> Option<Answer> {
+    pub(super) fn at_once(
+        &mut self,
+        ask: &Ask,
+        node: usize,
+        now: Micros,
+        rng: &mut Rng,
+    ) -> Option<Answer> {
+        let agent = &mut self.agents[node];
+        if agent.down_until > now {
+            return Some(Answer::Error);
+        }
         let deposed = self.deposed.as_ref().filter(|old| old.until > now);
         let by_deposed = deposed.filter(|_| rng.chance(50));
         match ask {
+            Ask::Register(check) => {
+                agent.checks.insert(*check, now + agent.ttl);
+                Some(Answer::Done(true))
+            }
+            // One that has failed passes again, which the session that it ended does not know.
+            Ask::Beat(check) => Some(match agent.checks.get_mut(check) {
+                Some(until) => {
+                    *until = now + agent.ttl;
+                    Answer::Done(true)
+                }
+                None => Answer::Error,
+            }),
             Ask::Renew(id) => {
                 if let Some(old) = by_deposed {
                     return Some(Answer::Lives(old.sessions.contains(id)));
@@ -228,7 +305,12 @@ impl Servers {
     /// An entry of the log is applied.
     pub(super) fn commit(&mut self, ask: &Ask, node: usize, now: Micros, rng: &mut Rng) -> Answer {
         match ask {
-            Ask::Create => {
+            Ask::Create { check } => {
+                let checks = &self.agents[node].checks;
+                let passes = |check| checks.get(check).is_some_and(|until| *until > now);
+                if !check.as_ref().is_none_or(passes) {
+                    return Answer::Error;
+                }
                 let id = self.next_session;
                 self.next_session += 1;
                 self.index += 1;
@@ -239,6 +321,7 @@ impl Servers {
                 };
                 let session = Session {
                     node,
+                    check: *check,
                     ends_at: now + patience,
                     patience,
                 };
@@ -280,7 +363,9 @@ impl Servers {
                 }
                 Answer::Done(held)
             }
-            Ask::Renew(_) | Ask::Info(_) | Ask::Read { .. } => Answer::Error,
+            Ask::Register(_) | Ask::Beat(_) | Ask::Renew(_) | Ask::Info(_) | Ask::Read { .. } => {
+                Answer::Error
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use self::fields::Fields;
@@ -53,6 +54,8 @@ struct Call {
 
 /// Answers a request, or says how the connection breaks.
 pub(super) async fn serve(core: Arc<Core>, request: Request<Bytes>) -> io::Result<Response<Body>> {
+    // All its waiting is done by tokio's clock.
+    Handle::try_current().map_err(io::Error::other)?;
     if core.faults.is_away() {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
