@@ -20,6 +20,7 @@
 //!
 //! // See who is there, now and after every change.
 //! let mut web = client.health().service("web").passing().watch()?;
+//! web.ready().await?; // tells a query that Consul refuses
 //! let snapshot = web.changed().await?;
 //! println!("{} instances pass", snapshot.len());
 //!

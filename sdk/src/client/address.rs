@@ -71,7 +71,7 @@ impl Address {
         if authority.as_str().len() > authority.host().len()
             && authority.port_u16().is_none_or(|port| port == 0)
         {
-            return wrong("has a port outside 1 to 65535");
+            return wrong("has a port that is no number from 1 to 65535");
         }
         let authority = if bare && authority.port().is_none() {
             match format!("{authority}:{DEFAULT_PORT}").parse() {

@@ -1,5 +1,7 @@
 //! One request: from a call to its answer.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
-use super::Client;
+use super::{Client, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Datacenter, Token, text};
 use crate::proto::json;
@@ -67,13 +69,12 @@ pub(crate) struct Raw {
     asked: Asked,
 }
 
-/// What the answer is to, for error texts: without host, query or token.
-#[derive(Debug)]
+/// What the answer is to, for error texts: without query or token.
 struct Asked {
     method: Method,
     target: Target,
     token: Option<Token>,
-    basic_auth: Option<HeaderValue>,
+    shared: Arc<Shared>,
 }
 
 impl Client {
@@ -110,7 +111,7 @@ impl Client {
             method: call.method,
             target,
             token,
-            basic_auth: self.shared.basic_auth.clone(),
+            shared: Arc::clone(&self.shared),
         };
         let mut request = http::Request::new(call.body);
         *request.method_mut() = asked.method.clone();
@@ -124,7 +125,7 @@ impl Client {
         if let Some(cache_control) = call.cache_control {
             headers.insert(CACHE_CONTROL, cache_control);
         }
-        if let Some(auth) = &asked.basic_auth {
+        if let Some(auth) = &self.shared.basic_auth {
             headers.insert(AUTHORIZATION, auth.clone());
         }
         if let Some(token) = &asked.token {
@@ -149,14 +150,11 @@ impl Client {
                 })
             }
             Ok(Err(err)) => {
-                let place = format!("{} on {}", asked.place(), self.shared.address);
+                let place = asked.place();
                 Err(asked.without_secrets(err).at(&place))
             }
-            Err(_) => Err(Error::new(ErrorKind::Timeout).context(format!(
-                "{} on {}: no answer within {timeout:?}",
-                asked.place(),
-                self.shared.address
-            ))),
+            Err(_) => Err(Error::new(ErrorKind::Timeout)
+                .context(format!("{}: no answer within {timeout:?}", asked.place(),))),
         }
     }
 }
@@ -177,11 +175,14 @@ impl Raw {
         let kind = status::kind(self.status, &body);
         let place = self.asked.place();
         let text = self.excerpt(&body);
-        let context = if text.is_empty() {
+        let mut context = if text.is_empty() {
             format!("{place}: status {}", self.status.as_u16())
         } else {
             format!("{place}: status {}: {text}", self.status.as_u16())
         };
+        if kind == ErrorKind::PermissionDenied {
+            context.push_str(self.asked.missing_right(&body));
+        }
         Error::new(kind).with_status(self.status).context(context)
     }
 
@@ -236,9 +237,43 @@ impl Raw {
     }
 }
 
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place())
+    }
+}
+
 impl Asked {
     fn place(&self) -> String {
-        format!("{} {}", self.method, self.target.path())
+        format!(
+            "{} {} on {}",
+            self.method,
+            self.target.path(),
+            self.shared.address
+        )
+    }
+
+    /// What Consul before 1.11 does not say of a refusal: which right is missing.
+    fn missing_right(&self, body: &str) -> &'static str {
+        if self.token.is_none() {
+            return " (no token was sent)";
+        }
+        let path = self.target.path();
+        let reads = self.method == Method::GET;
+        let of = |family| {
+            path.strip_prefix("/v1/")
+                .is_some_and(|path| path.starts_with(family))
+        };
+        match reads {
+            _ if body.contains("permission '") => "",
+            true if of("kv/") => " (the token needs `key:read`)",
+            false if of("kv/") => " (the token needs `key:write`)",
+            true if of("session/") => " (the token needs `session:read`)",
+            false if of("session/") => " (the token needs `session:write`)",
+            false if of("agent/service/") => " (the token needs `service:write`)",
+            true if of("agent/") => " (the token needs `agent:read`)",
+            _ => "",
+        }
     }
 
     /// A text that came from outside, without the secrets of this request.
@@ -247,7 +282,8 @@ impl Asked {
             Some(token) => text.replace(token.expose(), "<token>"),
             None => text.to_owned(),
         };
-        let auth = self.basic_auth.as_ref().and_then(|auth| auth.to_str().ok());
+        let auth = self.shared.basic_auth.as_ref();
+        let auth = auth.and_then(|auth| auth.to_str().ok());
         if let Some(encoded) = auth.and_then(|auth| auth.strip_prefix("Basic ")) {
             text = text.replace(encoded, "<basic auth>");
         }

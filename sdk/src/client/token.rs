@@ -117,7 +117,7 @@ impl TokenFile {
             }
             Err(err) => {
                 if !state.told {
-                    tracing::warn!(path = %self.path.display(), error = %err, "token file unusable, the last token stays");
+                    tracing::warn!(path = %self.path.display(), error = %err.chain(), "token file unusable, the last token stays");
                 }
                 state.told = true;
             }

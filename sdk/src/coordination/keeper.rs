@@ -258,7 +258,7 @@ impl Living {
             Done::Tried(aim, claim, reply, tried) => self.tried(aim, claim, reply, tried),
             Done::Released(hold, reply, result) => {
                 if let Err(err) = &result {
-                    tracing::warn!(keys = ?hold.keys, error = %err, "lock not released");
+                    tracing::warn!(keys = ?hold.keys, error = %err.chain(), "lock not released");
                 }
                 self.held.retain(|kept| !Arc::ptr_eq(&kept.hold, &hold));
                 if let Some(reply) = reply {
@@ -364,7 +364,7 @@ impl Living {
                     tracing::warn!(session = %self.session, reason = %lost, "lease lost");
                 }
                 LeaseState::Jeopardy { error, .. } => {
-                    tracing::warn!(session = %self.session, error = %error, "lease in jeopardy");
+                    tracing::warn!(session = %self.session, error = %error.chain(), "lease in jeopardy");
                 }
                 LeaseState::Idle | LeaseState::Held => {}
             }
@@ -411,7 +411,7 @@ impl Living {
         match &ended {
             Ok(()) => tracing::debug!(session = %self.session, "session ended"),
             Err(err) => {
-                tracing::warn!(session = %self.session, error = %err, "session not ended");
+                tracing::warn!(session = %self.session, error = %err.chain(), "session not ended");
             }
         }
         ended

@@ -190,7 +190,7 @@ impl Keeper {
         match &outcome {
             Ok(()) => tracing::info!(service = %self.desired.id, "service deregistered"),
             Err(err) => {
-                tracing::warn!(service = %self.desired.id, error = %err, "service not deregistered");
+                tracing::warn!(service = %self.desired.id, error = %err.chain(), "service not deregistered");
             }
         }
         self.state.send_replace(State::Closed);

@@ -247,15 +247,20 @@ impl<T: Watched> Engine<T> {
             // Another agent may answer next, for which our index may be too large to ever pass.
             _ => self.cursor.reset(),
         }
+        let path = self.question.call.target.path();
         self.state.send_modify(|state| {
             let since = match &state.status {
                 Status::Stale(outage) => outage.since,
-                Status::Connecting { .. } if state.content.is_none() => {
+                Status::Connecting { error: former } if state.content.is_none() => {
+                    // Once, and again if it fails otherwise.
+                    if former.as_ref().map(Error::kind) != Some(error.kind()) {
+                        tracing::warn!(path, error = %error.chain(), "watch failed, nothing is known yet");
+                    }
                     state.status = Status::Connecting { error: Some(error) };
                     return;
                 }
                 Status::Connecting { .. } | Status::Live => {
-                    tracing::warn!(path = self.path(), %error, "watch failed, the last good content stays");
+                    tracing::warn!(path, error = %error.chain(), "watch failed, the last good content stays");
                     Instant::now()
                 }
             };

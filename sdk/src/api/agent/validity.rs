@@ -38,10 +38,11 @@ pub(super) fn service(service: &ServiceDefinition) -> Result<()> {
 }
 
 fn parts(service: &ServiceDefinition) -> Result<()> {
-    without_percent("ID", &service.effective_id()?)?;
+    // Before the ID, which is made of it where none is given.
     if let Some(text) = &service.address {
         address("address", text)?;
     }
+    without_percent("ID", &service.effective_id()?)?;
     for (name, (text, _)) in &service.tagged_addresses {
         if name.is_empty() {
             return invalid("tagged address: its name must not be empty, such as `lan`");
@@ -237,7 +238,7 @@ fn address(what: &str, text: &str) -> Result<()> {
             "{what} {shown:?}: must not contain the port, which has its own place"
         ));
     }
-    if text.contains("://") || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    if text.contains('/') || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return invalid(format!("{what} {shown:?}: must be an IP address or a name"));
     }
     Ok(())

@@ -238,7 +238,7 @@ impl Keeper {
             return;
         }
         if self.trouble.register.is_none() {
-            tracing::info!(service = %self.desired.id, reason = %err, "registering again");
+            tracing::info!(service = %self.desired.id, reason = %err.chain(), "registering again");
         }
         self.trouble.register = Some(err);
         self.bring_forward(now);
