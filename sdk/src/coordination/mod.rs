@@ -41,6 +41,7 @@
 //! | I want to | use |
 //! |---|---|
 //! | hold a key, or several | [`Client::lock`](crate::Client::lock) |
+//! | have many contenders hold in the order in which they came | [`Lock::fair`], [`Election::fair`] |
 //! | hold one of several places | [`Client::semaphore`](crate::Client::semaphore) |
 //! | write only while it is held | [`Kv::fenced`](crate::api::kv::Kv::fenced), [`FenceGate`] |
 //! | know why it is not to be had | [`Lock::explain`], [`Semaphore::explain`] |
@@ -110,11 +111,13 @@ mod held;
 mod attempt;
 mod seat;
 mod aim;
+mod ticket;
 mod keeper;
 mod lease;
 mod grip;
 mod role;
 mod waiting;
+mod line;
 mod seek;
 mod lock;
 mod admit;
@@ -127,7 +130,7 @@ mod observe;
 
 pub use attempt::Released;
 pub use election::Election;
-pub use explain::{Explanation, KeyState, Occupant, Place, Places};
+pub use explain::{Explanation, InLine, KeyState, Occupant, Place, Places};
 pub use fence::{FenceGate, FencingToken, StaleToken};
 pub use fenced::{Fenced, FencedTxn};
 pub use held::Held;
