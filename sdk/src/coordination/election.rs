@@ -14,9 +14,11 @@ use super::lock::LockGuard;
 use super::profile::Profile;
 use super::role::{Next, Outcome, Role, Roles};
 use super::state::Lost;
+use super::ticket::Folder;
+use super::yielding;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ident::SessionId;
+use crate::ident::{Key, SessionId};
 use crate::states::States;
 
 impl Client {
@@ -32,6 +34,7 @@ impl Client {
             step_down_within: STEP_DOWN_WITHIN,
             roles: Roles::new(),
             line: None,
+            yields_after: None,
             busy: Arc::new(AtomicBool::new(false)),
         }
     }
@@ -90,6 +93,8 @@ pub struct Election {
     roles: Roles,
     /// The preference with which it waits in line, if it does.
     line: Option<u8>,
+    /// For how long somebody preferred must have waited before it makes way, if it does.
+    yields_after: Option<Duration>,
     /// Whether a candidacy is there.
     busy: Arc<AtomicBool>,
 }
@@ -145,7 +150,44 @@ impl Election {
         self
     }
 
-    /// How long the work may go on once [`run`](Self::run) is told to stop. Default: 10 s.
+    /// Is chosen rather than candidates with less preference. Default: 0.
+    ///
+    /// It makes the candidate [fair](Self::fair): of those in line when nobody leads, the one with
+    /// the highest preference leads next, and among equals the one that came first. Candidates that
+    /// are not fair know nothing of it. It says who goes next, and nothing about who leads now: see
+    /// [`yields_to_preferred`](Self::yields_to_preferred).
+    pub fn preference(mut self, preference: u8) -> Self {
+        self.line = Some(preference);
+        self
+    }
+
+    /// Steps down, while [running](Self::run), for a candidate with a higher
+    /// [preference](Self::preference) that has waited for so long. Default: never.
+    ///
+    /// It does so in the order in which it steps down when it is told to stop, and then stands in
+    /// line again. Three rules keep leaders from following each other without end:
+    ///
+    /// - It makes way for a higher preference only, never for an equal one: a hand-over of this kind
+    ///   always goes up.
+    /// - The same ticket of the same candidate must have stood in line for the whole time, as this
+    ///   leader saw it, without a gap: neither one that comes and goes nor one that has just come
+    ///   counts, and no leader makes way sooner than that after it began to lead.
+    /// - What cannot be seen, because Consul does not answer, is a gap.
+    ///
+    /// So a preferred candidate that crashes each time that it leads interrupts the others once in
+    /// such a time, and not more often: choose it longer than the preferred candidate needs to prove
+    /// itself. A preferred candidate that waits but does not take its turn within a second loses its
+    /// place, and the next in line leads.
+    ///
+    /// One who holds a leadership by hand, from [`campaign`](Self::campaign), is not told.
+    pub fn yields_to_preferred(mut self, after: Duration) -> Self {
+        self.line.get_or_insert_default();
+        self.yields_after = Some(after);
+        self
+    }
+
+    /// How long the work may go on once [`run`](Self::run) is told to stop, or
+    /// [makes way](Self::yields_to_preferred). Default: 10 s.
     ///
     /// Then it is dropped. The lease is kept meanwhile; if it is lost, the work is dropped at that
     /// moment.
@@ -263,6 +305,15 @@ impl Election {
         Leadership::new(guard, lease, owned, self.roles.clone(), candidacy)
     }
 
+    /// Resolves when this candidate, which leads, is to make way for another.
+    async fn outranked(&self) {
+        let (Some(after), Ok(key)) = (self.yields_after, Key::new(Arc::clone(&self.key))) else {
+            return std::future::pending().await;
+        };
+        let own = self.line.unwrap_or_default();
+        yielding::preferred(&self.client, &Folder::of(&key), own, after).await;
+    }
+
     /// Waits until somebody else leads, but not for long.
     async fn others_first(&self, former: &SessionId) {
         let led = async {
@@ -298,6 +349,14 @@ enum Ended {
     Answered(Next),
     Lost(Lost),
     Stopped(Outcome),
+    /// It makes way for somebody who is preferred.
+    Yielded,
+}
+
+/// Why a leader steps down though its work goes on.
+enum Told {
+    Stop,
+    Yield,
 }
 
 async fn run<S, F>(election: Election, stop: S, mut work: F) -> Result<Outcome>
@@ -324,14 +383,16 @@ where
         };
         let leadership = election.lead(guard, lease, None)?;
         let former = leadership.session().clone();
-        let within = election.step_down_within;
-        let ended = term(&leadership, stop.as_mut(), within, &mut work).await;
+        let ended = term(&election, &leadership, stop.as_mut(), &mut work).await;
         let resigned = leadership.resign().await;
         match ended {
             Ended::Stopped(outcome) => return resigned.map(|_| outcome),
             Ended::Answered(Next::Stop) => return resigned.map(|_| Outcome::Finished),
             // One that could not be told to Consul is over all the same.
             Ended::Answered(Next::Rejoin) => {}
+            Ended::Yielded => {
+                tracing::info!(key = %election.key, "made way for a preferred candidate");
+            }
             Ended::Lost(lost) => {
                 tracing::warn!(key = %election.key, reason = %lost, "leadership lost");
             }
@@ -346,9 +407,9 @@ where
 
 /// The work of one term. When this returns, its future is gone.
 async fn term<S, F>(
+    election: &Election,
     leadership: &Leadership,
     mut stop: Pin<&mut S>,
-    step_down_within: Duration,
     work: &mut F,
 ) -> Ended
 where
@@ -358,18 +419,37 @@ where
     let mut work = pin!(work(leadership.term()));
     let answer = tokio::select! {
         biased;
-        () = &mut stop => None,
-        answer = within(leadership, work.as_mut()) => Some(answer),
+        () = &mut stop => Err(Told::Stop),
+        answer = within(leadership, work.as_mut()) => Ok(answer),
+        () = election.outranked() => Err(Told::Yield),
     };
-    match answer {
-        Some(Ok(next)) => return Ended::Answered(next),
-        Some(Err(lost)) => return Ended::Lost(lost),
-        None => leadership.tell_stopping(),
-    }
+    let told = match answer {
+        Ok(Ok(next)) => return Ended::Answered(next),
+        Ok(Err(lost)) => return Ended::Lost(lost),
+        Err(told) => told,
+    };
+    leadership.tell_stopping();
     let last = within(leadership, work.as_mut());
-    Ended::Stopped(match tokio::time::timeout(step_down_within, last).await {
-        Ok(Ok(_)) => Outcome::SteppedDown,
-        Ok(Err(lost)) => Outcome::Lost(lost),
-        Err(_) => Outcome::Interrupted,
-    })
+    let last = tokio::time::timeout(election.step_down_within, last).await;
+    let stopped = match told {
+        Told::Stop => true,
+        Told::Yield => is_ready(stop).await,
+    };
+    match last {
+        Ok(Ok(Next::Stop)) if !stopped => Ended::Answered(Next::Stop),
+        Ok(Err(lost)) if !stopped => Ended::Lost(lost),
+        _ if !stopped => Ended::Yielded,
+        Ok(Ok(_)) => Ended::Stopped(Outcome::SteppedDown),
+        Ok(Err(lost)) => Ended::Stopped(Outcome::Lost(lost)),
+        Err(_) => Ended::Stopped(Outcome::Interrupted),
+    }
+}
+
+/// Whether it has come to pass by now.
+async fn is_ready(event: Pin<&mut impl Future<Output = ()>>) -> bool {
+    tokio::select! {
+        biased;
+        () = event => true,
+        () = std::future::ready(()) => false,
+    }
 }

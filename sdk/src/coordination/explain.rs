@@ -252,7 +252,7 @@ impl InLine {
         self.name.as_deref()
     }
 
-    /// Its preference: higher goes first.
+    /// Its [preference](super::Election::preference): higher goes first.
     #[must_use]
     pub fn preference(&self) -> u8 {
         self.preference

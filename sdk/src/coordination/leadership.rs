@@ -192,7 +192,9 @@ impl Term {
         }
     }
 
-    /// Resolves when the work is asked to end: it then has a while to do so in good order.
+    /// Resolves when the work is asked to end, because the run is told to stop or makes way for a
+    /// [preferred](super::Election::yields_to_preferred) candidate: it then has a while to do so in
+    /// good order.
     ///
     /// See [`Election::step_down_within`](super::Election::step_down_within). The future owns what
     /// it needs, and resolves for a term that is over, too.

@@ -46,6 +46,7 @@
 //! | write only while it is held | [`Kv::fenced`](crate::api::kv::Kv::fenced), [`FenceGate`] |
 //! | know why it is not to be had | [`Lock::explain`], [`Semaphore::explain`] |
 //! | do work in one process of many | [`Election::run`] |
+//! | have one process lead rather than others | [`Election::preference`] |
 //! | lead, and decide by hand when to stop | [`Election::campaign`] |
 //! | know who leads, without campaigning | [`Election::observe`] |
 //! | tell whether this process leads | [`Election::roles`], [`Held::check`] |
@@ -125,6 +126,7 @@ mod semaphore;
 mod explain;
 mod fenced;
 mod leadership;
+mod yielding;
 mod election;
 mod observe;
 
