@@ -19,6 +19,7 @@ use super::yielding;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, SessionId};
+use crate::registration::{Badges, Registration};
 use crate::states::States;
 
 impl Client {
@@ -35,6 +36,7 @@ impl Client {
             roles: Roles::new(),
             line: None,
             yields_after: None,
+            badges: Vec::new(),
             busy: Arc::new(AtomicBool::new(false)),
         }
     }
@@ -95,6 +97,8 @@ pub struct Election {
     line: Option<u8>,
     /// For how long somebody preferred must have waited before it makes way, if it does.
     yields_after: Option<Duration>,
+    /// Which registrations wear which tags while it leads.
+    badges: Vec<(Badges, Arc<str>)>,
     /// Whether a candidacy is there.
     busy: Arc<AtomicBool>,
 }
@@ -186,6 +190,35 @@ impl Election {
         self
     }
 
+    /// Has a registration carry this tag while the candidate leads. Default: none does.
+    ///
+    /// So the leader is found like any service: as the instances of `mailer` with the tag `leader`
+    /// in the catalog, and as `leader.mailer.service.consul` by DNS. It can be called for several
+    /// registrations. The registration is the caller's, and stays so: the tag is kept apart from its
+    /// [definition](Registration::definition), whose tags can be changed at any time, and which
+    /// keeps a tag of this name if it has one of its own.
+    ///
+    /// The tag is put on once the candidate leads, and taken off first of all when it steps down:
+    /// when its work is told to end, and before the lock is released, which waits for the agent to
+    /// take that for up to a second. When the leadership is lost, it is taken off without a wait for
+    /// anything.
+    ///
+    /// **It is a hint.** Nothing is safe by it. The agent tells the servers in its own time, DNS
+    /// answers and watches may be old, and for a moment two instances can carry the tag, or none.
+    /// While the agent cannot be reached the tag stays as it is, and is set right as soon as the
+    /// agent answers; one of a process that died stays until the registration goes, so let others
+    /// ask for instances that pass. Whoever must not be wrong compares
+    /// [tokens](super::Held::token).
+    ///
+    /// An empty tag is refused where the candidate campaigns. Other tags are not looked at: for DNS
+    /// take letters, digits and `-`. A registration whose definition lets others change its tags may
+    /// lose this one to them.
+    pub fn advertise(mut self, registration: &Registration, tag: impl Into<Arc<str>>) -> Self {
+        self.badges
+            .push((registration.badges().clone(), tag.into()));
+        self
+    }
+
     /// How long the work may go on once [`run`](Self::run) is told to stop, or
     /// [makes way](Self::yields_to_preferred). Default: 10 s.
     ///
@@ -210,8 +243,9 @@ impl Election {
     /// it. Then the candidate campaigns again. When the work ends by itself, its answer decides
     /// what comes [`Next`].
     ///
-    /// A leader that is told to stop steps down in this order: [`Term::stopping`] tells the work;
-    /// the work may go on for [`step_down_within`](Self::step_down_within), whatever it answers;
+    /// A leader that is told to stop steps down in this order: its [tag](Self::advertise) is
+    /// taken off; [`Term::stopping`] tells the work; the work may go on for
+    /// [`step_down_within`](Self::step_down_within), whatever it answers;
     /// then it is dropped; what it spawned is ended and waited for; the lock is released, so that
     /// the next one can lead at once; the session is ended, unless it is [shared](Self::lease).
     ///
@@ -276,6 +310,10 @@ impl Election {
     }
 
     fn leased(&self) -> Result<Lease> {
+        if self.badges.iter().any(|(_, tag)| tag.is_empty()) {
+            let empty = "election: the tag that a leader's registration carries must not be empty";
+            return Err(Error::invalid(empty));
+        }
         match &self.lease {
             Source::Shared(lease) => Ok(lease.clone()),
             Source::Own(profile) => {
@@ -302,7 +340,8 @@ impl Election {
         candidacy: Option<Candidacy>,
     ) -> Result<Leadership> {
         let owned = matches!(self.lease, Source::Own(_));
-        Leadership::new(guard, lease, owned, self.roles.clone(), candidacy)
+        let roles = self.roles.clone();
+        Leadership::new(guard, lease, owned, roles, candidacy, &self.badges)
     }
 
     /// Resolves when this candidate, which leads, is to make way for another.

@@ -48,6 +48,7 @@
 //! | do work in one process of many | [`Election::run`] |
 //! | have one process lead rather than others | [`Election::preference`] |
 //! | lead, and decide by hand when to stop | [`Election::campaign`] |
+//! | find the leader in the catalog and by DNS | [`Election::advertise`] |
 //! | know who leads, without campaigning | [`Election::observe`] |
 //! | tell whether this process leads | [`Election::roles`], [`Held::check`] |
 //! | share one session | [`Client::lease`](crate::Client::lease) |
