@@ -13,12 +13,16 @@ use super::roster::{LOCK_FLAGS, SEMAPHORE_FLAGS};
 use super::seat::{self, Bid};
 use crate::client::Client;
 use crate::error::Result;
-use crate::ident::SessionId;
+use crate::ident::{Key, SessionId};
 
 /// What is to be held.
 #[derive(Clone, Debug)]
 pub(super) enum Aim {
-    Keys(Vec<Want>),
+    Keys {
+        wants: Vec<Want>,
+        /// Tickets that are removed with it.
+        tickets: Vec<Key>,
+    },
     Place(Box<Bid>),
 }
 
@@ -31,7 +35,9 @@ impl Aim {
         belief: &Belief,
     ) -> Tried {
         match self {
-            Self::Keys(wants) => attempt::attempt(client, session, wants, belief).await,
+            Self::Keys { wants, tickets } => {
+                attempt::attempt(client, session, wants, tickets, belief).await
+            }
             Self::Place(bid) => seat::bid(client, session, bid, belief).await,
         }
     }
@@ -39,8 +45,16 @@ impl Aim {
     /// Whether a try that was lost sight of has come to something: the index of its transaction.
     pub(super) async fn look(&self, client: &Client, session: &SessionId) -> Result<Option<u64>> {
         match self {
-            Self::Keys(wants) => attempt::taken(client, session, wants).await,
+            Self::Keys { wants, .. } => attempt::taken(client, session, wants).await,
             Self::Place(bid) => seat::seated(client, session, &bid.prefix).await,
+        }
+    }
+
+    /// Tickets that are gone once it has come to something.
+    pub(super) fn tickets(&self) -> &[Key] {
+        match self {
+            Self::Keys { tickets, .. } => tickets,
+            Self::Place(_) => &[],
         }
     }
 
@@ -52,7 +66,7 @@ impl Aim {
             flags,
         };
         let (keys, contents, seat) = match self {
-            Self::Keys(wants) => {
+            Self::Keys { wants, .. } => {
                 let keys = wants.iter().map(|want| want.key.clone()).collect();
                 let contents = wants.iter().map(|want| content(&want.value, LOCK_FLAGS));
                 (keys, contents.collect(), None)

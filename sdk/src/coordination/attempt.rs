@@ -55,6 +55,7 @@ pub(super) async fn attempt(
     client: &Client,
     session: &SessionId,
     wants: &[Want],
+    tickets: &[Key],
     belief: &Belief,
 ) -> Tried {
     let sent = belief.clock().now();
@@ -67,6 +68,9 @@ pub(super) async fn attempt(
             want.value.clone(),
         )
         .flags(LOCK_FLAGS));
+    }
+    for ticket in tickets {
+        txn = txn.kv(KvOp::delete(ticket.as_str()));
     }
     match txn.send().await {
         Ok(Outcome::Committed(results)) => {

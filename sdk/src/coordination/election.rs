@@ -14,9 +14,12 @@ use super::lock::LockGuard;
 use super::profile::Profile;
 use super::role::{Next, Outcome, Role, Roles};
 use super::state::Lost;
+use super::ticket::Folder;
+use super::yielding;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ident::SessionId;
+use crate::ident::{Key, SessionId};
+use crate::registration::{Badges, Registration};
 use crate::states::States;
 
 impl Client {
@@ -31,6 +34,9 @@ impl Client {
             lease: Source::Own(Profile::default()),
             step_down_within: STEP_DOWN_WITHIN,
             roles: Roles::new(),
+            line: None,
+            yields_after: None,
+            badges: Vec::new(),
             busy: Arc::new(AtomicBool::new(false)),
         }
     }
@@ -87,6 +93,12 @@ pub struct Election {
     lease: Source,
     step_down_within: Duration,
     roles: Roles,
+    /// The preference with which it waits in line, if it does.
+    line: Option<u8>,
+    /// For how long somebody preferred must have waited before it makes way, if it does.
+    yields_after: Option<Duration>,
+    /// Which registrations wear which tags while it leads.
+    badges: Vec<(Badges, Arc<str>)>,
     /// Whether a candidacy is there.
     busy: Arc<AtomicBool>,
 }
@@ -130,7 +142,85 @@ impl Election {
         self
     }
 
-    /// How long the work may go on once [`run`](Self::run) is told to stop. Default: 10 s.
+    /// Waits in line: whoever has campaigned for longest leads next. Default: whoever is fastest.
+    ///
+    /// With a hundred candidates a hand-over then costs two writes, and nobody is passed for ever;
+    /// see [`Lock::fair`](super::Lock::fair) for how it works and what it does not do. A candidate
+    /// with more than two others ahead of it follows its place in line and not the leader: its
+    /// [role](Self::roles) tells who leads up to 15 s late. [Observers](Self::observe) are told at
+    /// once.
+    pub fn fair(mut self) -> Self {
+        self.line.get_or_insert_default();
+        self
+    }
+
+    /// Is chosen rather than candidates with less preference. Default: 0.
+    ///
+    /// It makes the candidate [fair](Self::fair): of those in line when nobody leads, the one with
+    /// the highest preference leads next, and among equals the one that came first. Candidates that
+    /// are not fair know nothing of it. It says who goes next, and nothing about who leads now: see
+    /// [`yields_to_preferred`](Self::yields_to_preferred).
+    pub fn preference(mut self, preference: u8) -> Self {
+        self.line = Some(preference);
+        self
+    }
+
+    /// Steps down, while [running](Self::run), for a candidate with a higher
+    /// [preference](Self::preference) that has waited for so long. Default: never.
+    ///
+    /// It does so in the order in which it steps down when it is told to stop, and then stands in
+    /// line again. Three rules keep leaders from following each other without end:
+    ///
+    /// - It makes way for a higher preference only, never for an equal one: a hand-over of this kind
+    ///   always goes up.
+    /// - The same ticket of the same candidate must have stood in line for the whole time, as this
+    ///   leader saw it, without a gap: neither one that comes and goes nor one that has just come
+    ///   counts, and no leader makes way sooner than that after it began to lead.
+    /// - What cannot be seen, because Consul does not answer, is a gap.
+    ///
+    /// So a preferred candidate that crashes each time that it leads interrupts the others once in
+    /// such a time, and not more often: choose it longer than the preferred candidate needs to prove
+    /// itself. A preferred candidate that waits but does not take its turn within a second loses its
+    /// place, and the next in line leads.
+    ///
+    /// One who holds a leadership by hand, from [`campaign`](Self::campaign), is not told.
+    pub fn yields_to_preferred(mut self, after: Duration) -> Self {
+        self.line.get_or_insert_default();
+        self.yields_after = Some(after);
+        self
+    }
+
+    /// Has a registration carry this tag while the candidate leads. Default: none does.
+    ///
+    /// So the leader is found like any service: as the instances of `mailer` with the tag `leader`
+    /// in the catalog, and as `leader.mailer.service.consul` by DNS. It can be called for several
+    /// registrations. The registration is the caller's, and stays so: the tag is kept apart from its
+    /// [definition](Registration::definition), whose tags can be changed at any time, and which
+    /// keeps a tag of this name if it has one of its own.
+    ///
+    /// The tag is put on once the candidate leads, and taken off first of all when it steps down:
+    /// when its work is told to end, and before the lock is released, which waits for the agent to
+    /// take that for up to a second. When the leadership is lost, it is taken off without a wait for
+    /// anything.
+    ///
+    /// **It is a hint.** Nothing is safe by it. The agent tells the servers in its own time, DNS
+    /// answers and watches may be old, and for a moment two instances can carry the tag, or none.
+    /// While the agent cannot be reached the tag stays as it is, and is set right as soon as the
+    /// agent answers; one of a process that died stays until the registration goes, so let others
+    /// ask for instances that pass. Whoever must not be wrong compares
+    /// [tokens](super::Held::token).
+    ///
+    /// An empty tag is refused where the candidate campaigns. Other tags are not looked at: for DNS
+    /// take letters, digits and `-`. A registration whose definition lets others change its tags may
+    /// lose this one to them.
+    pub fn advertise(mut self, registration: &Registration, tag: impl Into<Arc<str>>) -> Self {
+        self.badges
+            .push((registration.badges().clone(), tag.into()));
+        self
+    }
+
+    /// How long the work may go on once [`run`](Self::run) is told to stop, or
+    /// [makes way](Self::yields_to_preferred). Default: 10 s.
     ///
     /// Then it is dropped. The lease is kept meanwhile; if it is lost, the work is dropped at that
     /// moment.
@@ -153,8 +243,9 @@ impl Election {
     /// it. Then the candidate campaigns again. When the work ends by itself, its answer decides
     /// what comes [`Next`].
     ///
-    /// A leader that is told to stop steps down in this order: [`Term::stopping`] tells the work;
-    /// the work may go on for [`step_down_within`](Self::step_down_within), whatever it answers;
+    /// A leader that is told to stop steps down in this order: its [tag](Self::advertise) is
+    /// taken off; [`Term::stopping`] tells the work; the work may go on for
+    /// [`step_down_within`](Self::step_down_within), whatever it answers;
     /// then it is dropped; what it spawned is ended and waited for; the lock is released, so that
     /// the next one can lead at once; the session is ended, unless it is [shared](Self::lease).
     ///
@@ -219,6 +310,10 @@ impl Election {
     }
 
     fn leased(&self) -> Result<Lease> {
+        if self.badges.iter().any(|(_, tag)| tag.is_empty()) {
+            let empty = "election: the tag that a leader's registration carries must not be empty";
+            return Err(Error::invalid(empty));
+        }
         match &self.lease {
             Source::Shared(lease) => Ok(lease.clone()),
             Source::Own(profile) => {
@@ -230,7 +325,10 @@ impl Election {
 
     async fn win(&self, lease: &Lease) -> Result<LockGuard> {
         let lock = self.client.lock(Arc::clone(&self.key)).lease(lease);
-        let lock = lock.value(self.value.clone()?).telling(&self.roles);
+        let mut lock = lock.value(self.value.clone()?).telling(&self.roles);
+        if let Some(preference) = self.line {
+            lock = lock.preferred(preference);
+        }
         self.roles.candidate();
         lock.acquire().await
     }
@@ -242,7 +340,17 @@ impl Election {
         candidacy: Option<Candidacy>,
     ) -> Result<Leadership> {
         let owned = matches!(self.lease, Source::Own(_));
-        Leadership::new(guard, lease, owned, self.roles.clone(), candidacy)
+        let roles = self.roles.clone();
+        Leadership::new(guard, lease, owned, roles, candidacy, &self.badges)
+    }
+
+    /// Resolves when this candidate, which leads, is to make way for another.
+    async fn outranked(&self) {
+        let (Some(after), Ok(key)) = (self.yields_after, Key::new(Arc::clone(&self.key))) else {
+            return std::future::pending().await;
+        };
+        let own = self.line.unwrap_or_default();
+        yielding::preferred(&self.client, &Folder::of(&key), own, after).await;
     }
 
     /// Waits until somebody else leads, but not for long.
@@ -280,6 +388,14 @@ enum Ended {
     Answered(Next),
     Lost(Lost),
     Stopped(Outcome),
+    /// It makes way for somebody who is preferred.
+    Yielded,
+}
+
+/// Why a leader steps down though its work goes on.
+enum Told {
+    Stop,
+    Yield,
 }
 
 async fn run<S, F>(election: Election, stop: S, mut work: F) -> Result<Outcome>
@@ -306,14 +422,16 @@ where
         };
         let leadership = election.lead(guard, lease, None)?;
         let former = leadership.session().clone();
-        let within = election.step_down_within;
-        let ended = term(&leadership, stop.as_mut(), within, &mut work).await;
+        let ended = term(&election, &leadership, stop.as_mut(), &mut work).await;
         let resigned = leadership.resign().await;
         match ended {
             Ended::Stopped(outcome) => return resigned.map(|_| outcome),
             Ended::Answered(Next::Stop) => return resigned.map(|_| Outcome::Finished),
             // One that could not be told to Consul is over all the same.
             Ended::Answered(Next::Rejoin) => {}
+            Ended::Yielded => {
+                tracing::info!(key = %election.key, "made way for a preferred candidate");
+            }
             Ended::Lost(lost) => {
                 tracing::warn!(key = %election.key, reason = %lost, "leadership lost");
             }
@@ -328,9 +446,9 @@ where
 
 /// The work of one term. When this returns, its future is gone.
 async fn term<S, F>(
+    election: &Election,
     leadership: &Leadership,
     mut stop: Pin<&mut S>,
-    step_down_within: Duration,
     work: &mut F,
 ) -> Ended
 where
@@ -340,18 +458,37 @@ where
     let mut work = pin!(work(leadership.term()));
     let answer = tokio::select! {
         biased;
-        () = &mut stop => None,
-        answer = within(leadership, work.as_mut()) => Some(answer),
+        () = &mut stop => Err(Told::Stop),
+        answer = within(leadership, work.as_mut()) => Ok(answer),
+        () = election.outranked() => Err(Told::Yield),
     };
-    match answer {
-        Some(Ok(next)) => return Ended::Answered(next),
-        Some(Err(lost)) => return Ended::Lost(lost),
-        None => leadership.tell_stopping(),
-    }
+    let told = match answer {
+        Ok(Ok(next)) => return Ended::Answered(next),
+        Ok(Err(lost)) => return Ended::Lost(lost),
+        Err(told) => told,
+    };
+    leadership.tell_stopping();
     let last = within(leadership, work.as_mut());
-    Ended::Stopped(match tokio::time::timeout(step_down_within, last).await {
-        Ok(Ok(_)) => Outcome::SteppedDown,
-        Ok(Err(lost)) => Outcome::Lost(lost),
-        Err(_) => Outcome::Interrupted,
-    })
+    let last = tokio::time::timeout(election.step_down_within, last).await;
+    let stopped = match told {
+        Told::Stop => true,
+        Told::Yield => is_ready(stop).await,
+    };
+    match last {
+        Ok(Ok(Next::Stop)) if !stopped => Ended::Answered(Next::Stop),
+        Ok(Err(lost)) if !stopped => Ended::Lost(lost),
+        _ if !stopped => Ended::Yielded,
+        Ok(Ok(_)) => Ended::Stopped(Outcome::SteppedDown),
+        Ok(Err(lost)) => Ended::Stopped(Outcome::Lost(lost)),
+        Err(_) => Ended::Stopped(Outcome::Interrupted),
+    }
+}
+
+/// Whether it has come to pass by now.
+async fn is_ready(event: Pin<&mut impl Future<Output = ()>>) -> bool {
+    tokio::select! {
+        biased;
+        () = event => true,
+        () = std::future::ready(()) => false,
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::lease::Lease;
+use super::line::Line;
 use super::lock::Lock;
 use super::profile::Profile;
 use super::roster::{Prefix, Scene};
@@ -18,7 +19,8 @@ use crate::error::Result;
 use crate::ident::{Key, NodeName, SessionId};
 
 impl Lock {
-    /// Says who holds each key, whether a lock-delay runs, and how many wait.
+    /// Says who holds each key, whether a lock-delay runs, and how many wait, those that are
+    /// [fair](Self::fair) in their order.
     ///
     /// For people and for logs: it is how things were while it was asked, and takes a handful of
     /// requests. For a key that nobody holds it makes a session for a moment, with a transaction
@@ -28,7 +30,8 @@ impl Lock {
     ///
     /// - How much longer a lock-delay runs.
     /// - Waiting clients other than lictor's: they leave no trace at Consul. Nor those of lictor's
-    ///   that wait by a [shared lease](Self::lease), whose session has a name of its own.
+    ///   that wait by a [shared lease](Self::lease), whose session has a name of its own, unless they
+    ///   stand in line.
     /// - Names and nodes of sessions that the token may not read.
     ///
     /// # Errors
@@ -41,12 +44,20 @@ impl Lock {
     pub async fn explain(&self) -> Result<Explanation> {
         let client = self.client();
         let sessions = client.session().list().await?.into_value();
-        let waiting = self.valid_keys()?;
-        let waiting = waiting.first().map(|key| named(&sessions, key));
+        let asked = self.valid_keys()?;
+        let waiting = asked.first().map(|key| named(&sessions, key));
         let waiting = waiting.unwrap_or_default();
+        let line = match Self::line_of(&asked) {
+            Some(folder) => match Line::read(client, &folder).await {
+                // Who may not read it has no line: they could not be fair.
+                Err(err) if err.is_permission_denied() => Line::default(),
+                line => line?,
+            },
+            None => Line::default(),
+        };
         let mut keys = Vec::new();
         let mut probe = None;
-        for key in self.valid_keys()? {
+        for key in asked {
             let pair = client.kv().get(key.as_str()).await?.into_value();
             let occupant = pair.as_ref().and_then(|pair| Occupant::of(pair, &sessions));
             let delayed = match &occupant {
@@ -74,8 +85,24 @@ impl Lock {
             let holders = keys.iter().filter_map(|key| key.occupant.as_ref());
             holders.into_iter().all(|one| one.session != **session)
         };
-        let waiting = waiting.iter().filter(holds).count();
-        Ok(Explanation { keys, waiting })
+        let line = line.waiters.into_iter().zip(1..).map(|(waiter, place)| {
+            let known = sessions.iter().find(|known| *known.id() == waiter.session);
+            InLine {
+                place,
+                name: known.map(|known| known.name().to_owned()),
+                session: waiter.session,
+                preference: waiter.rank.preference,
+                since: waiter.rank.since,
+            }
+        });
+        let line: Vec<InLine> = line.collect();
+        let beside = |session: &&SessionId| line.iter().all(|one| one.session != **session);
+        let waiting = line.len() + waiting.iter().filter(holds).filter(beside).count();
+        Ok(Explanation {
+            keys,
+            line,
+            waiting,
+        })
     }
 }
 
@@ -164,6 +191,7 @@ impl Probe {
 #[derive(Clone, Debug)]
 pub struct Explanation {
     keys: Vec<KeyState>,
+    line: Vec<InLine>,
     waiting: usize,
 }
 
@@ -181,10 +209,72 @@ impl Explanation {
         self.keys.iter().all(free)
     }
 
-    /// How many lictors wait for it by a session of their own, as far as the token may see.
+    /// Those that stand in [line](Lock::fair), the next one first.
+    #[must_use]
+    pub fn line(&self) -> &[InLine] {
+        &self.line
+    }
+
+    /// How many lictors wait for it, in line or by a session of their own, as far as the token may
+    /// see.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+}
+
+/// One that stands in line for a lock.
+#[derive(Clone, Debug)]
+pub struct InLine {
+    place: usize,
+    session: SessionId,
+    name: Option<String>,
+    preference: u8,
+    since: u64,
+}
+
+impl InLine {
+    /// Its place; the next one is at 1.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.place
+    }
+
+    /// The session that it waits by.
+    #[must_use]
+    pub fn session(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// The session's name; `None` if the session cannot be read.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Its [preference](super::Election::preference): higher goes first.
+    #[must_use]
+    pub fn preference(&self) -> u8 {
+        self.preference
+    }
+
+    /// The index at which Consul took its ticket: among equals, smaller goes first.
+    #[must_use]
+    pub fn since(&self) -> u64 {
+        self.since
+    }
+}
+
+impl fmt::Display for InLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}. in line: session {}", self.place, self.session)?;
+        if let Some(name) = self.name.as_deref().filter(|name| !name.is_empty()) {
+            write!(f, " ({name:?})")?;
+        }
+        if self.preference > 0 {
+            write!(f, ", preference {}", self.preference)?;
+        }
+        write!(f, " since index {}", self.since)
     }
 }
 
@@ -309,6 +399,9 @@ impl fmt::Display for Explanation {
                 None if *delayed => write!(f, "{key}: free, but a lock-delay runs; ")?,
                 None => write!(f, "{key}: free; ")?,
             }
+        }
+        for waiter in &self.line {
+            write!(f, "{waiter}; ")?;
         }
         write!(f, "{} waiting", self.waiting)
     }

@@ -15,9 +15,10 @@ use super::clock::Clock;
 use super::held::Hold;
 use super::session::{self, Made, Plan};
 use super::state::{LeaseState, LossCause, Lost};
+use super::ticket::{self, Queued, Ticket, Tickets};
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::ident::SessionId;
+use crate::ident::{Key, SessionId};
 use crate::proto::lease::{Lease, Proof};
 use crate::task::{Crew, StopSignal};
 
@@ -36,6 +37,13 @@ pub(super) enum Order {
     },
     /// Find out what became of a try that nobody pursues any more, and give up what it took.
     Look { aim: Aim, claim: Claim },
+    /// Stand in line.
+    Queue {
+        ticket: Ticket,
+        reply: oneshot::Sender<Queued>,
+    },
+    /// Leave the line: the ticket of this key is not wanted any more.
+    Leave(Key),
 }
 
 /// What became of a try.
@@ -79,6 +87,9 @@ enum Done {
     ),
     /// A key that a lost request might have taken late: whether it did.
     Looked(Aim, Claim, u32, Option<u64>),
+    Queued(Key, oneshot::Sender<Queued>, Queued),
+    /// A ticket is removed.
+    Left(Key),
     Watched,
 }
 
@@ -93,6 +104,7 @@ struct Living {
     lease: Lease,
     trouble: Option<Error>,
     held: Vec<Kept>,
+    tickets: Tickets,
     crew: Crew<Done>,
     to_self: mpsc::UnboundedSender<Order>,
     /// Whether what waits in the crew is to wait no longer.
@@ -156,6 +168,7 @@ impl Keeper {
             lease,
             trouble: None,
             held: Vec::new(),
+            tickets: Tickets::default(),
             crew: Crew::new(),
             to_self,
             leaving: watch::channel(false).0,
@@ -215,7 +228,33 @@ impl Living {
             Order::Take { aim, claim, reply } => self.take(aim, claim, reply),
             Order::Release { hold, reply } => self.release(hold, reply),
             Order::Look { aim, claim } => self.look_later(aim, claim, 0),
+            Order::Queue { ticket, reply } => self.queue(ticket, reply),
+            Order::Leave(key) => self.leave(key),
         }
+    }
+
+    fn queue(&mut self, ticket: Ticket, reply: oneshot::Sender<Queued>) {
+        let (client, session) = (self.client.clone(), self.session.clone());
+        self.tickets.writing(&ticket.key);
+        self.crew.start(async move {
+            let queued = ticket::put(&client, &session, &ticket).await;
+            Done::Queued(ticket.key, reply, queued)
+        });
+    }
+
+    fn leave(&mut self, key: Key) {
+        if let Some(haunted) = self.tickets.unwanted(&key) {
+            self.remove(key, haunted);
+        }
+    }
+
+    fn remove(&mut self, key: Key, haunted: bool) {
+        let client = self.client.clone();
+        let deadline = Instant::now() + GOODBYE;
+        self.crew.start(async move {
+            ticket::remove(&client, &key, haunted, deadline).await;
+            Done::Left(key)
+        });
     }
 
     fn take(&mut self, aim: Aim, claim: Claim, reply: oneshot::Sender<Taken>) {
@@ -271,6 +310,15 @@ impl Living {
                 self.release(hold, None);
             }
             Done::Looked(aim, claim, looks, None) => self.look_later(aim, claim, looks),
+            Done::Queued(key, reply, queued) => {
+                let remove = self.tickets.written(&key, &queued);
+                // Who does not wait any more says so by an order of its own.
+                reply.send(queued).ok();
+                if let Some(haunted) = remove {
+                    self.remove(key, haunted);
+                }
+            }
+            Done::Left(key) => self.tickets.removed(&key),
             Done::Watched => {}
         }
     }
@@ -290,6 +338,7 @@ impl Living {
             Tried::Won { sent, index } => {
                 self.lease.committed(sent, self.clock.now());
                 self.told(None);
+                aim.tickets().iter().for_each(|key| self.tickets.used(key));
                 let hold = self.hold(&aim, index, claim);
                 if hold.check().is_err() || reply.send(Taken::Won(Arc::clone(&hold))).is_err() {
                     // Nobody is to know of it: too late, or nobody waits any more.
@@ -394,7 +443,9 @@ impl Living {
                         self.look_later(aim, claim, 0);
                     }
                 }
-                other => self.order(other),
+                // None is put down any more, and all of them go in the end.
+                Order::Queue { .. } | Order::Leave(_) => {}
+                other @ (Order::Release { .. } | Order::Look { .. }) => self.order(other),
             }
         }
         if orderly {
@@ -404,9 +455,25 @@ impl Living {
             tokio::time::sleep(LAST_TRY).await;
         }
         self.crew.end().await;
-        if cause == Some(LossCause::SessionGone) && self.plan.check.is_none() {
-            return Ok(());
-        }
+        let gone = cause == Some(LossCause::SessionGone) && self.plan.check.is_none();
+        let ended = if gone {
+            Ok(())
+        } else {
+            self.end(deadline).await
+        };
+        // Only now can none come late, because no session is there to take it.
+        let tickets = self.tickets.drain();
+        let removed = async {
+            for key in tickets {
+                ticket::remove(&self.client, &key, false, deadline).await;
+            }
+        };
+        // Those that stay are dead, and go with the next hand-over.
+        tokio::time::timeout_at(deadline, removed).await.ok();
+        ended
+    }
+
+    async fn end(&self, deadline: Instant) -> Result<()> {
         let ended = session::end(&self.client, &self.session, &self.plan, deadline).await;
         match &ended {
             Ok(()) => tracing::debug!(session = %self.session, "session ended"),
@@ -450,7 +517,11 @@ impl Living {
                 }
             }
             done @ Done::Released(..) => self.done(done),
-            Done::Proved(..) | Done::Looked(..) | Done::Watched => {}
+            Done::Proved(..)
+            | Done::Looked(..)
+            | Done::Queued(..)
+            | Done::Left(..)
+            | Done::Watched => {}
         }
     }
 }

@@ -21,6 +21,7 @@ use super::role::{Role, Roles};
 use super::state::{LeaseState, LossCause, Lost};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::registration::{Badge, Badges};
 use crate::task::{Crew, StopSignal, Worker};
 
 /// A leadership that is held.
@@ -51,6 +52,8 @@ pub(super) struct Seat {
     /// Once it has ended: what it had been lost by before.
     over: OnceLock<Option<Lost>>,
     candidacy: Mutex<Option<Candidacy>>,
+    /// Tags that tell who leads.
+    badges: Mutex<Vec<Badge>>,
 }
 
 impl Leadership {
@@ -61,6 +64,7 @@ impl Leadership {
         owned: bool,
         roles: Roles,
         candidacy: Option<Candidacy>,
+        badges: &[(Badges, Arc<str>)],
     ) -> Result<Self> {
         let runtime = Handle::try_current().map_err(|_| {
             Error::new(ErrorKind::NoRuntime)
@@ -75,6 +79,7 @@ impl Leadership {
             crew: Mutex::new(Some(Crew::new())),
             over: OnceLock::new(),
             candidacy: Mutex::new(candidacy),
+            badges: Mutex::new(badges.iter().map(|(all, tag)| all.wear(tag)).collect()),
         });
         seat.tell(Role::Leader {
             token: seat.held.token(),
@@ -137,6 +142,7 @@ impl Leadership {
     }
 
     pub(super) fn tell_stopping(&self) {
+        self.seat.take_off_badges();
         self.seat.stopping.send_replace(true);
     }
 }
@@ -192,7 +198,9 @@ impl Term {
         }
     }
 
-    /// Resolves when the work is asked to end: it then has a while to do so in good order.
+    /// Resolves when the work is asked to end, because the run is told to stop or makes way for a
+    /// [preferred](super::Election::yields_to_preferred) candidate: it then has a while to do so in
+    /// good order.
     ///
     /// See [`Election::step_down_within`](super::Election::step_down_within). The future owns what
     /// it needs, and resolves for a term that is over, too.
@@ -247,6 +255,9 @@ impl fmt::Debug for Term {
     }
 }
 
+/// How long a hand-over waits for the agent to take it that a tag is off.
+const BADGES: Duration = Duration::from_secs(1);
+
 impl Seat {
     /// Ends the leadership, at once and without I/O; only the first time counts.
     fn end(&self) {
@@ -256,6 +267,7 @@ impl Seat {
         }
         // Each task of the term sees this before it is polled again.
         self.held.hold.end(Lost::new(LossCause::Released));
+        self.take_off_badges();
         self.stopping.send_replace(true);
         self.roles.idle();
         let candidacy = self.candidacy.lock();
@@ -292,7 +304,10 @@ impl Seat {
         let told = async {
             tokio::select! {
                 biased;
-                _ = self.held.lost() => self.tell(Role::Idle),
+                _ = self.held.lost() => {
+                    self.take_off_badges();
+                    self.tell(Role::Idle);
+                }
                 () = follow => {}
             }
             std::future::pending::<()>().await;
@@ -302,8 +317,12 @@ impl Seat {
             _ = stop.recv() => {}
             () = told => {}
         }
-        self.end_crew(lease.belief()).await;
         let lost = self.over.get().and_then(Option::as_ref).map(Lost::cause);
+        if lost.is_none() {
+            tokio::join!(self.end_crew(lease.belief()), self.badges_gone());
+        } else {
+            self.end_crew(lease.belief()).await;
+        }
         if lost.is_some_and(|cause| cause != LossCause::KeyGone && cause != LossCause::Released) {
             // The session is lost: whoever campaigns again does not wait for its goodbye.
             return Ok(Released::WasLost);
@@ -329,6 +348,31 @@ impl Seat {
                 "a task of a term that is over does not end: it may work beside the next leader"
             );
         }
+    }
+
+    /// Takes off what tells that it leads; the agent hears of it in the background.
+    fn take_off_badges(&self) {
+        self.badges().iter_mut().for_each(Badge::take_off);
+    }
+
+    /// Waits until the agent has heard of it, but not for long.
+    async fn badges_gone(&self) {
+        let gone: Vec<_> = self.badges().iter().map(Badge::gone).collect();
+        let all = async {
+            for gone in gone {
+                gone.await;
+            }
+        };
+        if tokio::time::timeout(BADGES, all).await.is_err() {
+            tracing::warn!(
+                keys = ?self.held.keys(),
+                "the agent does not take it that a former leader's tag is off; it is told again"
+            );
+        }
+    }
+
+    fn badges(&self) -> MutexGuard<'_, Vec<Badge>> {
+        self.badges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn publish(&self, json: Result<Bytes>) -> Result<()> {

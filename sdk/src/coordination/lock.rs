@@ -11,10 +11,12 @@ use super::attempt::{Released, taken_away};
 use super::grip::Grip;
 use super::held::{Content, Held};
 use super::lease::Lease;
+use super::line::Manner;
 use super::profile::Profile;
 use super::role::Roles;
 use super::seek::{Goal, Sought, seek};
 use super::state::Lost;
+use super::ticket::Folder;
 use super::waiting::{Patience, in_time};
 use crate::api::kv::Pair;
 use crate::api::txn::{FailureReason, KvOp, Outcome};
@@ -35,6 +37,7 @@ impl Client {
             lease: Source::Own(Profile::default()),
             deadline: None,
             roles: None,
+            line: None,
         }
     }
 }
@@ -66,6 +69,8 @@ pub struct Lock {
     lease: Source,
     deadline: Option<Duration>,
     roles: Option<Roles>,
+    /// The preference with which it is waited for in line, if it is.
+    line: Option<u8>,
 }
 
 /// Where the session comes from.
@@ -137,6 +142,47 @@ impl Lock {
         self
     }
 
+    /// Waits in line: whoever came first goes first. Default: all that wait try when it is free.
+    ///
+    /// By default, whoever is fastest wins. Each try that loses makes the next ones of the same
+    /// contender later, by up to a second, and one that has just come knows of no lost try: among
+    /// many that always want the lock, one may be passed again and again. That is no more than bad
+    /// luck with a few contenders, and costs nothing. With many of them, or with work that must not
+    /// wait for long, let all of them be fair.
+    ///
+    /// Then whoever finds the lock taken writes a ticket beside the first of its keys in the order
+    /// of bytes: `KEY.queue/SESSION-…`, locked by its session. Tickets are ordered by when Consul
+    /// took them. When the lock becomes free, the first tries at once, and takes its ticket away in
+    /// the same transaction; the second tries a second later, if the lock is still free, the third
+    /// two, and so on. So a first that does not run keeps the others for a second, once: whoever
+    /// passes it takes its ticket, too, and it goes on at the end of the line. Tickets of sessions
+    /// that have ended do not count, and go with the next hand-over. A lock that nobody waits for is
+    /// taken without a ticket.
+    ///
+    /// **What it costs.** One read more per acquisition, and a write if there is somebody to wait
+    /// for. A hand-over is two writes, whatever the number of contenders, and wakes four of them:
+    /// the first three follow the lock, each other the ticket of somebody ahead, and looks every
+    /// 15 s whether all is well.
+    ///
+    /// **What it does not do.** Nothing about safety changes. Those that are not fair, the reference
+    /// client and `consul lock` are kept out while it is held as ever, and may be faster than the
+    /// first in line when it becomes free; so may [`try_acquire`](Self::try_acquire), which never
+    /// waits in line. After a crash, the order holds if the holder's lock-delay could be read
+    /// before. Tasks that [share a lease](Self::lease) stand in line one at a time, and take turns
+    /// among themselves in no order.
+    ///
+    /// The token must be allowed to read and write below `KEY.queue/`. Range: 31 keys.
+    pub fn fair(mut self) -> Self {
+        self.line.get_or_insert_default();
+        self
+    }
+
+    /// Goes before all in line that have less of it.
+    pub(super) fn preferred(mut self, preference: u8) -> Self {
+        self.line = Some(preference);
+        self
+    }
+
     /// Who is told what is seen while others hold it.
     pub(super) fn telling(mut self, roles: &Roles) -> Self {
         self.roles = Some(roles.clone());
@@ -146,7 +192,8 @@ impl Lock {
     /// Takes the lock, as soon as nobody else holds it.
     ///
     /// It waits by a blocking query, and through outages of Consul. Two tasks that share a lease
-    /// take turns like everybody else.
+    /// take turns like everybody else. In which order contenders are served is a matter of luck,
+    /// unless they are [fair](Self::fair).
     ///
     /// # Errors
     ///
@@ -195,6 +242,12 @@ impl Lock {
         self.keys.iter().cloned().collect()
     }
 
+    /// Where the tickets for these keys stand: all that want the same have one line, however they
+    /// name it.
+    pub(super) fn line_of(keys: &[Key]) -> Option<Folder> {
+        keys.iter().min().map(Folder::of)
+    }
+
     /// What the lock's lease is, and what is to be held by it.
     pub(super) fn prepared(&self) -> Result<(Lease, Goal)> {
         let keys = self.valid_keys()?;
@@ -206,16 +259,23 @@ impl Lock {
                 "lock: names the key {twice:?} twice"
             )));
         }
-        if keys.len() > MOST_KEYS {
+        // A ticket needs an operation, too.
+        let most = MOST_KEYS - usize::from(self.line.is_some());
+        if keys.len() > most {
             return Err(Error::invalid(format!(
-                "lock of {} keys: one transaction takes at most {MOST_KEYS}",
+                "lock of {} keys: one transaction takes at most {most}",
                 keys.len()
             )));
         }
         fits("lock", self.value.as_ref(), keys.iter())?;
         let name = keys.first().map(Key::as_str).unwrap_or_default();
         let lease = self.lease.lease(&self.client, name)?;
+        let line = self.line.and_then(|preference| {
+            let folder = Self::line_of(&keys)?;
+            Some(Manner { folder, preference })
+        });
         let goal = Goal {
+            line,
             keys,
             value: self.value.clone(),
             roles: self.roles.clone(),

@@ -41,11 +41,14 @@
 //! | I want to | use |
 //! |---|---|
 //! | hold a key, or several | [`Client::lock`](crate::Client::lock) |
+//! | have many contenders hold in the order in which they came | [`Lock::fair`], [`Election::fair`] |
 //! | hold one of several places | [`Client::semaphore`](crate::Client::semaphore) |
 //! | write only while it is held | [`Kv::fenced`](crate::api::kv::Kv::fenced), [`FenceGate`] |
 //! | know why it is not to be had | [`Lock::explain`], [`Semaphore::explain`] |
 //! | do work in one process of many | [`Election::run`] |
+//! | have one process lead rather than others | [`Election::preference`] |
 //! | lead, and decide by hand when to stop | [`Election::campaign`] |
+//! | find the leader in the catalog and by DNS | [`Election::advertise`] |
 //! | know who leads, without campaigning | [`Election::observe`] |
 //! | tell whether this process leads | [`Election::roles`], [`Held::check`] |
 //! | share one session | [`Client::lease`](crate::Client::lease) |
@@ -110,11 +113,13 @@ mod held;
 mod attempt;
 mod seat;
 mod aim;
+mod ticket;
 mod keeper;
 mod lease;
 mod grip;
 mod role;
 mod waiting;
+mod line;
 mod seek;
 mod lock;
 mod admit;
@@ -122,12 +127,13 @@ mod semaphore;
 mod explain;
 mod fenced;
 mod leadership;
+mod yielding;
 mod election;
 mod observe;
 
 pub use attempt::Released;
 pub use election::Election;
-pub use explain::{Explanation, KeyState, Occupant, Place, Places};
+pub use explain::{Explanation, InLine, KeyState, Occupant, Place, Places};
 pub use fence::{FenceGate, FencingToken, StaleToken};
 pub use fenced::{Fenced, FencedTxn};
 pub use held::Held;

@@ -12,6 +12,7 @@ use super::claims::Claim;
 use super::held::Hold;
 use super::keeper::Taken;
 use super::lease::{Lease, Tenure};
+use super::line::{Joined, Manner, Stand, Turn, struck};
 use super::role::Roles;
 use super::roster::SEMAPHORE_FLAGS;
 use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, next_index, since};
@@ -29,6 +30,18 @@ pub(super) struct Goal {
     pub(super) value: Option<Bytes>,
     /// Who is told what is seen while others are waited for.
     pub(super) roles: Option<Roles>,
+    /// How to stand in line, if that is what is wanted.
+    pub(super) line: Option<Manner>,
+}
+
+/// Consul's transactions took 64 operations before 1.14.
+const MOST_OPERATIONS: usize = 64;
+
+impl Goal {
+    /// How many tickets the transaction can remove: each key needs two operations.
+    fn room(&self) -> usize {
+        MOST_OPERATIONS.saturating_sub(2 * self.keys.len())
+    }
 }
 
 /// What was found.
@@ -52,6 +65,11 @@ impl View {
     fn holder(&self) -> Option<&SessionId> {
         self.pair.as_ref().and_then(Pair::session)
     }
+
+    /// The index of its last change; 0 if it does not exist.
+    fn modify_index(&self) -> u64 {
+        self.pair.as_ref().map_or(0, Pair::modify_index)
+    }
 }
 
 /// One seeker: what it knows of its keys and of the contest for them.
@@ -66,12 +84,28 @@ struct Seeker<'a> {
     held_at: (usize, u64),
     /// The session that it seeks by.
     own: Option<SessionId>,
+    /// Its place in line, if it waits in one.
+    stand: Option<Stand<'a>>,
+    freedom: Option<Freedom>,
+}
+
+/// The keys, as they are free.
+#[derive(Debug)]
+struct Freedom {
+    /// What tells it from others: the indexes at which the keys became so.
+    indexes: Vec<u64>,
+    /// When it was first seen.
+    since: Instant,
+    /// Whether a lock-delay was told since then.
+    delayed: bool,
 }
 
 /// Takes all keys of the goal, or says why not.
 ///
 /// Cancel safe: what a try takes that nobody waits for any more, the keeper gives up.
 pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Result<Sought> {
+    // Whoever only tries does not stand in line.
+    let manner = goal.line.as_ref().filter(|_| patience == Patience::Wait);
     let mut seeker = Seeker {
         client: lease.client(),
         goal,
@@ -80,8 +114,13 @@ pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Resu
         former: None,
         held_at: (0, 0),
         own: None,
+        stand: manner.map(|manner| Stand::new(lease.client(), manner)),
+        freedom: None,
     };
     loop {
+        if let Some(stand) = &mut seeker.stand {
+            stand.leave();
+        }
         let tenure = match lease.tenure().await {
             Ok(tenure) => tenure,
             Err(err) => {
@@ -128,23 +167,73 @@ impl Seeker<'_> {
                     let pair = views.swap_remove(place).pair;
                     return Ok(pair.map(Sought::Held));
                 }
+                if self.stand.is_some() {
+                    self.note_holder(&views, place).await;
+                }
+                if let Some(stand) = &mut self.stand {
+                    let holder = views.get(place).and_then(View::holder);
+                    let far = match stand.held(tenure, holder).await {
+                        Ok(Joined::Yes) => stand.follow().await,
+                        Ok(Joined::SessionGone) => return Ok(None),
+                        Err(err) => Err(err),
+                    };
+                    match far {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            views.clear();
+                            continue;
+                        }
+                        Err(err) => {
+                            self.bear(err).await?;
+                            views.clear();
+                            continue;
+                        }
+                    }
+                }
                 self.wait_for(&mut views, place).await?;
                 continue;
             }
+            let free_since = self.seen_free(&views);
+            let turn = match &mut self.stand {
+                None => Turn::default(),
+                Some(stand) => match stand.turn(tenure).await {
+                    Ok(Some(turn)) => turn,
+                    Ok(None) => return Ok(None),
+                    Err(err) => {
+                        self.bear(err).await?;
+                        views.clear();
+                        continue;
+                    }
+                },
+            };
+            let after = turn.after;
             let now = Instant::now();
-            let at = self.contest.free(now, rand::random());
+            let at = match self.contest.free(now, rand::random()) {
+                // Not before, and then in order.
+                at if at > now => at + after,
+                at => at.max(free_since + after),
+            };
             if at > now && !self.waiting.only_tries() && self.overtaken(&mut views, at).await {
                 continue;
             }
-            let aim = Aim::Keys(self.wants(&views));
+            let aim = Aim::Keys {
+                wants: self.wants(&views),
+                tickets: struck(turn, self.turn_was_plain(), self.goal.room()),
+            };
             match tenure.take(aim, claim).await {
                 Taken::Won(hold) => {
+                    if let Some(stand) = &mut self.stand {
+                        stand.served();
+                    }
                     return Ok(Some(Sought::Won(hold, Arc::clone(tenure))));
                 }
                 Taken::Delayed(back) => {
                     claim = back;
+                    if let Some(freedom) = &mut self.freedom {
+                        freedom.delayed = true;
+                    }
                     let now = Instant::now();
-                    let at = self.contest.delayed(now, rand::random());
+                    let at = self.contest.delayed(now, rand::random()) + after;
                     if self.waiting.only_tries() {
                         let over = self.contest.delay_over();
                         let left = over.map(|over| over.saturating_duration_since(now));
@@ -165,6 +254,32 @@ impl Seeker<'_> {
                 Taken::SessionGone => return Ok(None),
             }
         }
+    }
+
+    /// Notes that the keys are free; tells since when.
+    fn seen_free(&mut self, views: &[View]) -> Instant {
+        let indexes = views.iter().map(View::modify_index).collect();
+        match &self.freedom {
+            Some(freedom) if freedom.indexes == indexes => freedom.since,
+            // Also if they were taken in between, and given back before anybody looked.
+            _ => {
+                let since = Instant::now();
+                self.freedom = Some(Freedom {
+                    indexes,
+                    since,
+                    delayed: false,
+                });
+                since
+            }
+        }
+    }
+
+    /// Whether those ahead could tell when it was their turn: they cannot where a lock-delay of
+    /// unknown length ends, and do not lose their places by it.
+    fn turn_was_plain(&self) -> bool {
+        self.freedom
+            .as_ref()
+            .is_some_and(|freedom| !freedom.delayed)
     }
 
     async fn bear(&mut self, err: Error) -> Result<()> {
@@ -222,10 +337,10 @@ impl Seeker<'_> {
         }
     }
 
-    /// Waits until a key that others hold has changed.
-    async fn wait_for(&mut self, views: &mut [View], place: usize) -> Result<()> {
-        let Some(view) = views.get_mut(place) else {
-            return Ok(());
+    /// Notes who holds a key, and what its lock-delay is.
+    async fn note_holder(&mut self, views: &[View], place: usize) {
+        let Some(view) = views.get(place) else {
+            return;
         };
         if let Some(holder) = view.holder()
             && self
@@ -234,13 +349,20 @@ impl Seeker<'_> {
                 .is_none_or(|(known, _)| known != holder)
         {
             // Once it has ended, nobody can tell its lock-delay any more.
-            let holder = holder.clone();
-            let session = self.client.session().info(&holder).stale().await;
+            let session = self.client.session().info(holder).stale().await;
             let session = session.ok().and_then(|session| session.into_value());
-            self.former = Some((holder, session.map(|session| session.lock_delay())));
+            let delay = session.map(|session| session.lock_delay());
+            self.former = Some((holder.clone(), delay));
         }
-        let held_at = view.pair.as_ref().map_or(0, Pair::modify_index);
-        self.held_at = (place, held_at);
+        self.held_at = (place, view.modify_index());
+    }
+
+    /// Waits until a key that others hold has changed.
+    async fn wait_for(&mut self, views: &mut [View], place: usize) -> Result<()> {
+        self.note_holder(views, place).await;
+        let Some(view) = views.get_mut(place) else {
+            return Ok(());
+        };
         match self.change(view, place).await {
             Ok(changed) => {
                 self.tell(&changed);
@@ -281,11 +403,8 @@ impl Seeker<'_> {
         match changed {
             None => false,
             Some(Ok(view)) => {
-                let same = views.first().is_some_and(|known| {
-                    let of = |view: &View| view.pair.as_ref().map(Pair::modify_index);
-                    of(known) == of(&view)
-                });
-                if same {
+                let known = views.first().map(View::modify_index);
+                if known == Some(view.modify_index()) {
                     // Nothing happened, or the server went back: the rest of the time is waited.
                     tokio::time::sleep_until(at).await;
                     return false;
@@ -320,7 +439,7 @@ impl Seeker<'_> {
         let both = self.goal.keys.iter().zip(views);
         let want = both.map(|(key, view)| Want {
             key: key.clone(),
-            modify_index: view.pair.as_ref().map_or(0, Pair::modify_index),
+            modify_index: view.modify_index(),
             value: match (&self.goal.value, &view.pair) {
                 (Some(value), _) => value.clone(),
                 (None, Some(pair)) => pair.value_bytes(),

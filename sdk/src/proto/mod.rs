@@ -16,3 +16,4 @@ pub(crate) mod diff;
 pub(crate) mod heartbeat;
 pub(crate) mod lease;
 pub(crate) mod contest;
+pub(crate) mod line;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::badge::Worn;
 use crate::api::agent::ServiceDefinition;
 use crate::api::health::Status;
 use crate::error::Result;
@@ -20,7 +21,9 @@ pub(super) struct Desired {
     pub(super) output: Arc<str>,
     /// Why it is out of rotation, if it is.
     pub(super) maintenance: Option<Arc<str>>,
-    /// Counts the changes of the definition.
+    /// Tags beside those of the definition.
+    pub(super) worn: Worn,
+    /// Counts the changes of the definition and of what is worn.
     pub(super) version: u64,
 }
 
@@ -67,6 +70,7 @@ impl Desired {
             status: None,
             output: ALIVE.into(),
             maintenance: None,
+            worn: Worn::default(),
             version: 0,
         })
     }
@@ -75,6 +79,23 @@ impl Desired {
     pub(super) fn change(&mut self, definition: ServiceDefinition) {
         self.definition = definition;
         self.version += 1;
+    }
+
+    /// Takes over what is worn beside it.
+    pub(super) fn wear(&mut self, worn: Worn) {
+        self.worn = worn;
+        self.version += 1;
+    }
+
+    /// The definition with what is worn; a tag that it has already stays one.
+    pub(super) fn whole(&self) -> ServiceDefinition {
+        let mut whole = self.definition.clone();
+        for tag in &self.worn.tags {
+            if !whole.has_tag(tag) {
+                whole = whole.tag(Arc::clone(tag));
+            }
+        }
+        whole
     }
 
     /// The heartbeats that the definition asks for, all due at once.
@@ -97,7 +118,7 @@ impl Desired {
             Present::Nothing => self.maintenance.clone(),
             Present::Service { maintenance } => maintenance,
         };
-        self.definition.prepared(
+        self.whole().prepared(
             &self.id,
             |check| {
                 self.status

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 mod outcomes;
 
+use super::badge::{Badges, Worn};
 use super::desired::{Beat, Desired};
 use super::work::{self, Beaten, Registered, Slot, ToBeat};
 use super::{Definition, State};
@@ -38,6 +39,10 @@ pub(super) struct Keeper {
     desired: Desired,
     /// What the guard asks for.
     definition: Arc<Definition>,
+    /// What is worn beside it, where that is told, and the version that the agent took.
+    badges: Badges,
+    worn: watch::Receiver<Worn>,
+    worn_taken: u64,
     /// The last definition that the agent took.
     accepted: Option<ServiceDefinition>,
     /// Who the agent knows the registration from: who asked for the last one that it took.
@@ -113,7 +118,7 @@ impl Keeper {
     pub(super) fn new(
         client: Client,
         desired: Desired,
-        definition: Arc<Definition>,
+        (definition, badges): (Arc<Definition>, Badges),
         state: watch::Sender<State>,
     ) -> Self {
         let now = Instant::now();
@@ -122,6 +127,9 @@ impl Keeper {
             client,
             desired,
             definition,
+            worn: badges.follow(),
+            badges,
+            worn_taken: 0,
             accepted: None,
             token: None,
             tried: None,
@@ -193,6 +201,7 @@ impl Keeper {
                 tracing::warn!(service = %self.desired.id, error = %err.chain(), "service not deregistered");
             }
         }
+        self.badges.over();
         self.state.send_replace(State::Closed);
         outcome
     }
@@ -226,6 +235,7 @@ impl Keeper {
                 biased;
                 _ = stop.recv() => return,
                 Some(command) = commands.recv() => self.command(command),
+                Ok(()) = self.worn.changed() => self.wear(),
                 done = self.changing.done() => self.changed(done),
                 done = self.beating.done() => self.beaten(done),
                 seen = self.looking.done() => self.seen(seen),
@@ -326,6 +336,15 @@ impl Keeper {
         for beat in &mut self.beats {
             beat.rhythm.hurry(now);
         }
+    }
+
+    /// Something was put on or taken off.
+    fn wear(&mut self) {
+        let worn = self.worn.borrow_and_update().clone();
+        self.desired.wear(worn);
+        self.as_written = None;
+        self.strange = None;
+        self.register_at = Some(Instant::now());
     }
 
     fn command(&mut self, command: Command) {

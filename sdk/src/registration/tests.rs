@@ -9,6 +9,7 @@ use super::*;
 use crate::api::agent::{AgentService, CheckDefinition};
 use crate::embedded::{Agent, Fault};
 
+mod badges;
 mod trouble;
 
 const TTL: Duration = Duration::from_secs(15);

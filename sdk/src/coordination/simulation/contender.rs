@@ -8,6 +8,7 @@ use super::servers::{Answer, Ask, Micros, SECOND};
 use super::{Rng, Sabotage};
 use crate::proto::contest::Contest;
 use crate::proto::lease::{Lease, Proof, Terms};
+use crate::proto::line::{Rank, courtesy};
 
 /// What a contender is at.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +19,8 @@ enum Mode {
     Looking,
     /// Has seen it free at this index, and tries then.
     Trying(u64, Micros),
+    /// Has seen it free at this index, and asks who stands in line.
+    Lining(u64),
     /// A try is on its way.
     Tried(u64),
     /// A try was not answered: what stands in the key is the truth.
@@ -44,6 +47,15 @@ pub(super) struct Contender {
     sabotage: Sabotage,
     /// Whether it keeps its session from one hold to the next, as a shared lease does.
     pub(super) shares: bool,
+    /// Whether it waits in line.
+    fair: bool,
+    /// The session whose ticket stands there, as far as it knows.
+    ticket: Option<u32>,
+    /// Since when it sees the key free at which index, by its own clock.
+    free_since: (u64, Micros),
+    /// Whose tickets go with its next try, and how long it leaves it to others.
+    strike: Vec<u32>,
+    courtesy: Micros,
     /// Its clock's speed, in millionths of the servers'.
     speed: u64,
     session: Option<(u32, Lease)>,
@@ -77,6 +89,7 @@ impl Contender {
         terms: Terms,
         calm: Micros,
         sabotage: Sabotage,
+        fair: bool,
         rng: &mut Rng,
     ) -> Self {
         Self {
@@ -85,6 +98,11 @@ impl Contender {
             terms,
             sabotage,
             shares: rng.chance(50),
+            fair,
+            ticket: None,
+            free_since: (0, 0),
+            strike: Vec::new(),
+            courtesy: 0,
             // One per cent at most, either way.
             speed: 990_000 + rng.below(20_001),
             session: None,
@@ -178,8 +196,8 @@ impl Contender {
         match self.mode {
             Mode::Resting(at) | Mode::Trying(_, at) => by(at),
             Mode::Holding(_, at) => by(at.min(self.write_at)),
-            Mode::Looking if self.awaits(|ask| makes(ask) || matches!(ask, Ask::Read { .. })) => {}
-            Mode::Looking => by(self.look_at),
+            Mode::Looking | Mode::Lining(_) if self.awaits(is_look) => {}
+            Mode::Looking | Mode::Lining(_) => by(self.look_at),
             Mode::Tried(_) | Mode::ReadingBack | Mode::Releasing => {}
         }
         self.true_time(wake.max(local + 1))
@@ -214,6 +232,7 @@ impl Contender {
         let Some((id, _)) = self.session.take() else {
             return;
         };
+        self.ticket = None;
         if destroy {
             // What was held by it is kept from all for the lock-delay.
             self.ask(Ask::Destroy(id), local, 5 * SECOND);
@@ -258,10 +277,21 @@ impl Contender {
                     self.ask(Ask::Read { consistent: false }, local, 5 * SECOND);
                 }
             }
+            Mode::Lining(_) => {
+                if !self.awaits(is_look) && self.look_at <= local {
+                    self.ask(Ask::Line, local, 5 * SECOND);
+                }
+            }
             Mode::Trying(index, at) if at <= local => {
                 self.mode = Mode::Tried(index);
                 let guard = (self.sabotage != Sabotage::NoGuard).then_some(index);
-                self.ask(Ask::Lock { session, guard }, local, 5 * SECOND);
+                let tickets = std::mem::take(&mut self.strike);
+                let lock = Ask::Lock {
+                    session,
+                    guard,
+                    tickets,
+                };
+                self.ask(lock, local, 5 * SECOND);
             }
             Mode::ReadingBack => {
                 if !self.awaits(|ask| matches!(ask, Ask::Read { .. })) {
@@ -321,7 +351,7 @@ impl Contender {
                     self.mode = Mode::ReadingBack;
                 }
             }
-            Ask::Read { .. } => self.look_at = local + SECOND / 2,
+            Ask::Read { .. } | Ask::Line | Ask::Queue(_) => self.look_at = local + SECOND / 2,
             Ask::Beat(_) | Ask::Unlock(_) | Ask::Destroy(_) | Ask::Fenced { .. } => {}
         }
     }
@@ -387,6 +417,14 @@ impl Contender {
             (Ask::Read { .. }, Answer::Key { holder, index }) => {
                 self.read(&pending, *holder, *index, local, rng);
             }
+            (Ask::Line, Answer::Line(line)) => self.lined(line, local, rng),
+            (Ask::Queue(id), answer) if self.session() == Some(*id) => match answer {
+                Answer::NoSession => self.lose(local, false),
+                _ => {
+                    self.ticket = Some(*id);
+                    self.look_at = local;
+                }
+            },
             (Ask::Lock { session, .. }, answer)
                 if self.session() == Some(*session) && matches!(self.mode, Mode::Tried(_)) =>
             {
@@ -423,15 +461,66 @@ impl Contender {
             }
             Mode::Looking => {
                 if holder.is_none() || holder == self.session() {
+                    if self.free_since.0 != index {
+                        self.free_since = (index, local);
+                    }
+                    if self.fair {
+                        self.mode = Mode::Lining(index);
+                        self.look_at = local;
+                        return;
+                    }
                     let at = self.contest.free(self.at(local), rng.draw());
                     self.mode = Mode::Trying(index, self.micros(at));
                 } else {
+                    if let Some(session) = self
+                        .session()
+                        .filter(|_| self.fair && self.ticket.is_none())
+                    {
+                        self.ask(Ask::Queue(session), local, 5 * SECOND);
+                    }
                     // A blocking query would tell at once; this is one that is slow at times.
                     self.look_at = local + SECOND / 50 + rng.below(2 * SECOND);
                 }
             }
             _ => {}
         }
+    }
+
+    /// Whose turn is it?
+    fn lined(&mut self, line: &[(u32, u64, bool)], local: Micros, rng: &mut Rng) {
+        let (Mode::Lining(index), Some(session)) = (self.mode, self.session()) else {
+            return;
+        };
+        let mut waiting: Vec<(Rank, u32)> = line
+            .iter()
+            .filter(|(_, _, lives)| *lives)
+            .map(|(id, since, _)| {
+                let rank = Rank {
+                    preference: 0,
+                    since: *since,
+                };
+                (rank, *id)
+            })
+            .collect();
+        waiting.sort_by_key(|(rank, _)| rank.key());
+        let own = waiting.iter().position(|(_, id)| *id == session);
+        if own.is_none() && !waiting.is_empty() {
+            self.ticket = None;
+            self.mode = Mode::Looking;
+            self.look_at = local + SECOND / 2;
+            self.ask(Ask::Queue(session), local, 5 * SECOND);
+            return;
+        }
+        let place = own.unwrap_or_default();
+        let dead = line.iter().filter(|(_, _, lives)| !lives);
+        self.strike = dead.map(|(id, ..)| *id).chain([session]).collect();
+        // Those ahead have slept through their turn if it comes to that.
+        let ahead = waiting.iter().take(place).map(|(_, id)| *id);
+        self.strike.extend(ahead);
+        self.courtesy = u64::try_from(courtesy(place).as_micros()).unwrap();
+        let at = self.contest.free(self.at(local), rng.draw());
+        let at = self.micros(at).max(self.free_since.1 + self.courtesy);
+        self.mode = Mode::Trying(index, at);
     }
 
     fn tried(&mut self, pending: &Pending, answer: &Answer, local: Micros, rng: &mut Rng) {
@@ -442,7 +531,7 @@ impl Contender {
             Answer::Locked(token) => self.hold(pending, *token, local, rng),
             Answer::Delayed => {
                 let at = self.contest.delayed(self.at(local), rng.draw());
-                self.mode = Mode::Trying(index, self.micros(at));
+                self.mode = Mode::Trying(index, self.micros(at) + self.courtesy);
                 if rng.chance(20) {
                     self.mode = Mode::Looking;
                     self.look_at = local;
@@ -464,6 +553,7 @@ impl Contender {
             return;
         };
         lease.committed(sent, now);
+        self.ticket = None;
         if !lease.holds(now) {
             self.lose(local, true);
             return;
@@ -487,4 +577,9 @@ impl Contender {
 /// Whether it is a part of the making of a session.
 fn makes(ask: &Ask) -> bool {
     matches!(ask, Ask::Register(_) | Ask::Create { .. })
+}
+
+/// Whether it is waited for before anything else is looked at.
+fn is_look(ask: &Ask) -> bool {
+    makes(ask) || matches!(ask, Ask::Read { .. } | Ask::Line | Ask::Queue(_))
 }

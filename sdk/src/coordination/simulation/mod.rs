@@ -1,9 +1,10 @@
 //! Thousands of random schedules of what can go wrong, against the rules of leases and locks.
 //!
 //! Contenders follow the same rules as the library ([`Lease`](crate::proto::lease::Lease),
-//! [`Contest`](crate::proto::contest::Contest)) on clocks of their own, over a network that loses,
-//! delays and cuts, against servers that change their leader and are told to end sessions, and
-//! agents that restart, forget, and let the checks of sessions fail. After each event, at most one of them may believe that it holds. A seed replays its schedule:
+//! [`Contest`](crate::proto::contest::Contest), [line](crate::proto::line)) on clocks of their own,
+//! over a network that loses, delays and cuts, against servers that change their leader and are told
+//! to end sessions, and agents that restart, forget, and let the checks of sessions fail. After each
+//! event, at most one of them may believe that it holds. A seed replays its schedule:
 //! `LICTOR_SIMULATION_SEED=17 cargo test -p lictor --lib simulation`.
 
 mod contender;
@@ -135,6 +136,12 @@ fn simulate(seed: u64, sabotage: Sabotage) -> Verdict {
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
     let base = Instant::now();
     let count = 2 + rng.pick(3);
+    // In a third of all schedules everybody waits in line, in another only some do.
+    let fair = match rng.below(3) {
+        0 => 0,
+        1 => 50,
+        _ => 100,
+    };
     let check = terms.check.map_or(0, micros);
     // The clocks of agents differ by one per cent at most, either way.
     let check_ttls: Vec<Micros> = (0..count)
@@ -144,7 +151,10 @@ fn simulate(seed: u64, sabotage: Sabotage) -> Verdict {
     let share = if terms.check.is_some() { 2 } else { 1 };
     let (calm, end) = (FAULTS / share, (FAULTS + CALM) / share);
     let contenders = (0..count)
-        .map(|number| Contender::new(number, base, terms, calm, sabotage, &mut rng))
+        .map(|number| {
+            let fair = rng.chance(fair);
+            Contender::new(number, base, terms, calm, sabotage, fair, &mut rng)
+        })
         .collect();
     let mut world = World {
         rng,

@@ -32,7 +32,13 @@ pub(super) enum Ask {
     Lock {
         session: u32,
         guard: Option<u64>,
+        /// Sessions whose tickets go with it.
+        tickets: Vec<u32>,
     },
+    /// A ticket in line.
+    Queue(u32),
+    /// Who stands in line.
+    Line,
     Unlock(u32),
     Destroy(u32),
     /// A write behind a check of the session; the token says whose it is.
@@ -47,8 +53,13 @@ pub(super) enum Ask {
 pub(super) enum Answer {
     Created(u32),
     Lives(bool),
-    Key { holder: Option<u32>, index: u64 },
+    Key {
+        holder: Option<u32>,
+        index: u64,
+    },
     Locked(u64),
+    /// Sessions in line, each with the index of its ticket and whether it lives.
+    Line(Vec<(u32, u64, bool)>),
     Delayed,
     Moved,
     NoSession,
@@ -89,6 +100,7 @@ pub(super) struct Servers {
     ttl: Micros,
     lock_delay: Micros,
     sessions: BTreeMap<u32, Session>,
+    tickets: BTreeMap<u32, u64>,
     next_session: u32,
     index: u64,
     holder: Option<u32>,
@@ -117,6 +129,7 @@ impl Servers {
             ttl,
             lock_delay,
             sessions: BTreeMap::new(),
+            tickets: BTreeMap::new(),
             next_session: 1,
             index: 10,
             holder: None,
@@ -296,6 +309,11 @@ impl Servers {
                 })
             }
             _ if !self.has_leader(now) => Some(Answer::Error),
+            Ask::Line => {
+                let tickets = self.tickets.iter();
+                let line = tickets.map(|(id, at)| (*id, *at, self.sessions.contains_key(id)));
+                Some(Answer::Line(line.collect()))
+            }
             // The leader looks at the lock-delay before it commits, and never again.
             Ask::Lock { .. } if self.delayed_until > now => Some(Answer::Delayed),
             _ => None,
@@ -328,7 +346,19 @@ impl Servers {
                 self.sessions.insert(id, session);
                 Answer::Created(id)
             }
-            Ask::Lock { session, guard } => {
+            Ask::Queue(session) => {
+                if !self.sessions.contains_key(session) {
+                    return Answer::NoSession;
+                }
+                self.index += 1;
+                self.tickets.entry(*session).or_insert(self.index);
+                Answer::Done(true)
+            }
+            Ask::Lock {
+                session,
+                guard,
+                tickets,
+            } => {
                 if guard.is_some_and(|guard| guard != self.key_index) {
                     return Answer::Moved;
                 }
@@ -342,6 +372,9 @@ impl Servers {
                         self.index += 1;
                         self.key_index = self.index;
                         self.holder = Some(*session);
+                        for ticket in tickets {
+                            self.tickets.remove(ticket);
+                        }
                         Answer::Locked(self.index)
                     }
                 }
@@ -363,9 +396,12 @@ impl Servers {
                 }
                 Answer::Done(held)
             }
-            Ask::Register(_) | Ask::Beat(_) | Ask::Renew(_) | Ask::Info(_) | Ask::Read { .. } => {
-                Answer::Error
-            }
+            Ask::Register(_)
+            | Ask::Beat(_)
+            | Ask::Renew(_)
+            | Ask::Info(_)
+            | Ask::Read { .. }
+            | Ask::Line => Answer::Error,
         }
     }
 }

@@ -55,8 +55,10 @@ impl Keeper {
             }
             Err(err) if is_final(err) && self.roll_back(version) => {
                 self.retry.reset();
-                if self.missing || token != self.token {
-                    // The agent is without what it took before, or has it from the old token.
+                let worn = self.worn_taken == self.desired.worn.version;
+                if self.missing || token != self.token || !worn {
+                    // The agent is without what it took before, has it from the old token, or with
+                    // other badges.
                     self.register_at = Some(now);
                 } else {
                     self.trouble.register = None;
@@ -79,6 +81,8 @@ impl Keeper {
 
     /// The agent took the definition.
     fn accept(&mut self, now: Instant) {
+        self.worn_taken = self.desired.worn.version;
+        self.badges.taken(self.worn_taken);
         let definition = &self.desired.definition;
         if self.accepted.as_ref() != Some(definition) {
             self.accepted = Some(definition.clone());
@@ -169,7 +173,7 @@ impl Keeper {
                 self.look_at = self.look_pace.take(now);
                 let settled = self.changing.is_empty() && self.register_at.is_none();
                 let as_written = self.hash.is_some() && self.hash == self.as_written;
-                if as_written || self.desired.definition.describes(&service) {
+                if as_written || self.desired.whole().describes(&service) {
                     self.strange = None;
                 } else if settled {
                     self.contested(now);
