@@ -14,6 +14,8 @@ cases![
     "Election::run: others lead first" => run_later,
     "Election::run: the work ends it" => run_finished,
     "Election::run: it steps down and lets others go first" => run_in_turn,
+    "Election::run: in line, and its registration tells that it leads" => run_advertised,
+    "Election::run: it makes way for a preferred candidate" => run_outranked,
     "Election::run: by a shared lease" => run_shared,
     "Election::run: by a shared lease, the answer is lost" => run_shared_unanswered,
     "Election::run: by a shared lease, the try comes late" => run_shared_late,
@@ -59,6 +61,26 @@ fn run_for(stage: &mut Stage, election: Election, time: Duration) -> Subject {
         Next::Rejoin
     });
     Box::pin(async move { run.await.map(drop) })
+}
+
+async fn run_advertised(stage: &mut Stage) -> Subject {
+    others_lead(stage).await;
+    let service = lictor::api::agent::ServiceDefinition::new("mailer").port(80);
+    let registration = stage.client.register(service).await.unwrap();
+    let election = election(stage).fair().advertise(&registration, "leader");
+    stage.keep(registration);
+    run_for(stage, election, 3 * WHILE)
+}
+
+async fn run_outranked(stage: &mut Stage) -> Subject {
+    let preferred = stage.other.election(KEY).preference(1);
+    stage.others.spawn(async move {
+        sleep(WHILE).await;
+        let leadership = preferred.campaign().await.unwrap();
+        leadership.resign().await.unwrap();
+    });
+    let election = election(stage).yields_to_preferred(WHILE);
+    run_for(stage, election, 20 * WHILE)
 }
 
 async fn run_stopped(stage: &mut Stage) -> Subject {

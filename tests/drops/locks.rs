@@ -21,6 +21,11 @@ cases![
     "Lock::acquire: by a shared lease, the answer is lost" => acquire_shared_unanswered,
     "Lock::acquire: by a shared lease, the try comes late" => acquire_shared_late,
     "Lock::acquire: by a shared lease, all requests are lost" => acquire_shared_unheard,
+    "Lock::acquire: in line" => acquire_in_line,
+    "Lock::acquire: in line, by a shared lease" => acquire_in_line_shared,
+    "Lock::acquire: in line, the answer to the ticket is lost" => acquire_in_line_unanswered,
+    "Lock::acquire: in line, the ticket comes late" => acquire_in_line_late,
+    "Lock::acquire: far behind in line" => acquire_far_in_line,
     "Lock::try_acquire" => try_acquire,
     "Lock::try_acquire: others hold it" => try_acquire_held,
     "Lock::try_acquire: a lock-delay runs" => try_acquire_delayed,
@@ -108,6 +113,58 @@ async fn acquire_shared(stage: &mut Stage) -> Subject {
     lease.session().await.unwrap();
     let lock = stage.client.lock(KEY).lease(&lease);
     stage.keep(lease);
+    Box::pin(async move { lock.acquire().await.map(drop) })
+}
+
+async fn acquire_in_line(stage: &mut Stage) -> Subject {
+    others_hold(stage).await;
+    let lock = stage.client.lock(KEY).fair();
+    Box::pin(async move { lock.acquire().await.map(drop) })
+}
+
+async fn acquire_in_line_shared(stage: &mut Stage) -> Subject {
+    others_hold(stage).await;
+    let lease = stage.client.lease().build().unwrap();
+    lease.session().await.unwrap();
+    let lock = stage.client.lock(KEY).lease(&lease).fair();
+    stage.keep(lease);
+    Box::pin(async move { lock.acquire().await.map(drop) })
+}
+
+async fn acquire_in_line_unanswered(stage: &mut Stage) -> Subject {
+    let subject = acquire_in_line_shared(stage).await;
+    let lost = Fault::lose_answer().under("/v1/txn").times(1);
+    stage.agent.inject(lost);
+    subject
+}
+
+async fn acquire_in_line_late(stage: &mut Stage) -> Subject {
+    let subject = acquire_in_line_shared(stage).await;
+    stage.path.delay_next("/v1/txn", Duration::from_millis(15));
+    // The lease lives for as long as the ticket may come.
+    stage.others.spawn(sleep(Duration::from_secs(1)));
+    subject
+}
+
+/// Behind four others, of whom three follow the lock.
+async fn acquire_far_in_line(stage: &mut Stage) -> Subject {
+    let lock = stage.other.lock(KEY).fair();
+    let guard = lock.acquire().await.unwrap();
+    for place in 1..=4 {
+        let one = lock.clone();
+        stage.others.spawn(async move {
+            let guard = one.acquire().await.unwrap();
+            guard.release().await.unwrap();
+        });
+        while lock.explain().await.unwrap().line().len() < place {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    stage.others.spawn(async move {
+        sleep(WHILE).await;
+        guard.release().await.unwrap();
+    });
+    let lock = stage.client.lock(KEY).fair();
     Box::pin(async move { lock.acquire().await.map(drop) })
 }
 

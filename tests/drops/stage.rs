@@ -195,6 +195,9 @@ async fn held(look: &Client) -> Vec<String> {
     let mut found: Vec<String> = locked
         .map(|pair| format!("lock of {}", pair.key()))
         .collect();
+    // A ticket that nobody locks any more is one that was left behind.
+    let tickets = pairs.iter().filter(|pair| pair.key().contains(".queue/"));
+    found.extend(tickets.map(|pair| format!("ticket {}", pair.key())));
     let places = look.semaphore(PLACES, 1).explain().await.unwrap();
     found.extend(places.taken().iter().map(|place| format!("{place:?}")));
     found
