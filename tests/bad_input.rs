@@ -218,6 +218,30 @@ async fn an_agent_that_the_servers_do_not_know_yet_is_waited_for() {
     guard.release().await.unwrap();
 }
 
+/// The address is told, and what went wrong there; nobody is said to hold what nobody saw held.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passes_without_an_answer_tells_why() {
+    let agent = Agent::in_memory();
+    let client = client(&agent);
+    agent.inject(Fault::hang());
+    for (deadline, says) in [(2, "has not answered"), (60, "not taken within 60s")] {
+        let deadline = Duration::from_secs(deadline);
+        let lock = client.lock("job").deadline(deadline);
+        let err = lock.acquire().await.map(drop).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::Timeout);
+        assert!(err.to_string().contains(says), "{err}");
+        let semaphore = client.semaphore("uploads", 2).deadline(deadline);
+        let err = semaphore.acquire().await.map(drop).unwrap_err();
+        assert!(!err.to_string().contains("free"), "{err}");
+        let cause = std::error::Error::source(&err).map(ToString::to_string);
+        assert_eq!(
+            cause.is_some(),
+            deadline > Duration::from_secs(30),
+            "{cause:?}"
+        );
+    }
+}
+
 mod consul {
     use super::*;
     use lictor::ident::{Datacenter, Token};

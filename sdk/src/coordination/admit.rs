@@ -14,7 +14,7 @@ use super::keeper::Taken;
 use super::lease::{Lease, Tenure};
 use super::roster::{Prefix, Roster, Scene, Standing};
 use super::seat::{self, Bid, Swept};
-use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, next_index, since};
+use super::waiting::{Claimed, Patience, Sight, UNCHANGED, Waiting, next_index, since};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::SessionId;
@@ -27,6 +27,8 @@ pub(super) struct Wish<'a> {
     pub(super) limit: &'a Limit,
     /// What to write into the session's key.
     pub(super) value: Bytes,
+    /// What was seen last.
+    pub(super) sight: Sight,
 }
 
 /// What was found.
@@ -119,7 +121,7 @@ pub(super) async fn admit(lease: &Lease, wish: &Wish<'_>, patience: Patience) ->
     let mut seeker = Seeker {
         client: lease.client(),
         wish,
-        waiting: Waiting::new(patience),
+        waiting: Waiting::new(patience, wish.sight.clone()),
         contest: Contest::default(),
         others: BTreeMap::new(),
     };
@@ -264,10 +266,7 @@ impl Seeker<'_> {
 
     async fn bear(&mut self, err: Error) -> Result<()> {
         let prefix = self.wish.prefix.name();
-        let tell = |err: Error| {
-            tracing::debug!(prefix, error = %err, "semaphore: waiting for Consul");
-        };
-        self.waiting.bear(err, tell).await
+        self.waiting.bear(prefix, err, drop).await
     }
 
     async fn look(&mut self) -> Result<Scene> {
@@ -311,6 +310,7 @@ impl Seeker<'_> {
         };
         match changed {
             Ok(changed) => {
+                self.waiting.answered();
                 if changed.index == 0 {
                     tokio::time::sleep(UNCHANGED).await;
                 }

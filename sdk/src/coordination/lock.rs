@@ -17,7 +17,7 @@ use super::role::Roles;
 use super::seek::{Goal, Sought, seek};
 use super::state::Lost;
 use super::ticket::Folder;
-use super::waiting::{Patience, in_time};
+use super::waiting::{Patience, Sight, in_time};
 use crate::api::kv::Pair;
 use crate::api::txn::{FailureReason, KvOp, Outcome};
 use crate::client::Client;
@@ -28,7 +28,9 @@ impl Client {
     /// A lock on a key.
     ///
     /// Nothing is sent before [`Lock::acquire`] or one of its neighbours. The key is a lock for the
-    /// reference client and for `consul lock` too: they and lictor exclude each other on it.
+    /// reference client (Go's `api.LockKey`) too: it and lictor exclude each other on it. The
+    /// command `consul lock jobs/nightly …` locks the key `jobs/nightly/.lock`: that is the key to
+    /// name here where one takes over from the other.
     pub fn lock(&self, key: impl Into<Arc<str>>) -> Lock {
         Lock {
             client: self.clone(),
@@ -202,7 +204,7 @@ impl Lock {
     /// - [`ErrorKind::PermissionDenied`] for a token that may not write the session or the key.
     /// - [`ErrorKind::Conflict`] for a key that belongs to a semaphore.
     /// - [`ErrorKind::Timeout`] when the [`deadline`](Self::deadline) is over; the text says who
-    ///   holds it.
+    ///   holds it, or that Consul does not answer, with the cause as the error's source.
     /// - Whatever else Consul refuses it with. What may pass is waited out, not told.
     ///
     /// # Cancel safety
@@ -210,9 +212,15 @@ impl Lock {
     /// Dropping the future, wherever it is, leaves no lock taken and no session alive: what was on
     /// its way is given up in the background.
     pub async fn acquire(&self) -> Result<LockGuard> {
-        let sought = in_time(self.deadline, self.seek(Patience::Wait)).await?;
-        let Some(sought) = sought else {
-            return Err(self.too_late().await);
+        let sight = Sight::default();
+        let seeking = self.seek(Patience::Wait, &sight);
+        let Some(sought) = in_time(self.deadline, seeking).await? else {
+            let deadline = self.deadline.unwrap_or_default();
+            let what = format!(
+                "lock {} not taken within {deadline:?}",
+                named(&self.valid_keys()?)
+            );
+            return Err(sight.in_vain(&what, &self.client, ": others were faster"));
         };
         match sought {
             Attempt::Acquired(guard) => Ok(guard),
@@ -231,7 +239,7 @@ impl Lock {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Attempt> {
-        self.seek(Patience::Try).await
+        self.seek(Patience::Try, &Sight::default()).await
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -279,12 +287,14 @@ impl Lock {
             keys,
             value: self.value.clone(),
             roles: self.roles.clone(),
+            sight: Sight::default(),
         };
         Ok((lease, goal))
     }
 
-    async fn seek(&self, patience: Patience) -> Result<Attempt> {
-        let (lease, goal) = self.prepared()?;
+    async fn seek(&self, patience: Patience, sight: &Sight) -> Result<Attempt> {
+        let (lease, mut goal) = self.prepared()?;
+        goal.sight = sight.clone();
         let sought = match seek(&lease, &goal, patience).await {
             Ok(sought) => sought,
             Err(err) => return Err(err.at(&format!("lock {}", named(&goal.keys)))),
@@ -308,27 +318,6 @@ impl Lock {
                 })
             }
         }
-    }
-
-    async fn too_late(&self) -> Error {
-        let deadline = self.deadline.unwrap_or_default();
-        let err = Error::new(ErrorKind::Timeout);
-        let keys: Vec<&Key> = self
-            .keys
-            .iter()
-            .filter_map(|key| key.as_ref().ok())
-            .collect();
-        let mut holders = String::new();
-        for key in keys {
-            let read = self.client.kv().get(key.as_str()).stale();
-            let pair = read.timeout(Duration::from_secs(1)).await;
-            let pair = pair.ok().and_then(|pair| pair.into_value());
-            if let Some(session) = pair.as_ref().and_then(Pair::session) {
-                holders = format!("; session {session} holds {key}");
-                break;
-            }
-        }
-        err.context(format!("lock not taken within {deadline:?}{holders}"))
     }
 }
 

@@ -79,7 +79,8 @@
 //! speed; they need not show the same time. Time during which the machine was suspended counts
 //! (on Linux). Nobody takes the key away by other means: an operator who deletes
 //! it or releases it lets the next one in at once, without a lock-delay; the holder is told within
-//! milliseconds, if Consul can be reached. The servers keep the lock-delay: they have it in memory.
+//! milliseconds, if Consul can be reached and it has held for half a second: younger holds are not
+//! watched yet, so that short ones cost no query. The servers keep the lock-delay: they have it in memory.
 //!
 //! **When a snapshot is restored**, what was held when it was made is held as before. What was taken
 //! since is taken away; the holder is told within milliseconds, if Consul can be reached. A contender

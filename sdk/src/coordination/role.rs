@@ -21,7 +21,9 @@ pub enum Role {
     Candidate,
     /// It campaigns, and somebody else led when Consul last answered.
     Follower {
-        /// The session that leads.
+        /// The session that leads. After an outage it may be one of this candidate's own, whose
+        /// leadership is over: Consul ends it by its TTL, or when it is told, and holds the key back
+        /// for the lock-delay.
         leader: SessionId,
     },
     /// It campaigns, and Consul does not answer: who leads cannot be told.

@@ -15,7 +15,7 @@ use super::lease::{Lease, Tenure};
 use super::line::{Joined, Manner, Stand, Turn, struck};
 use super::role::Roles;
 use super::roster::SEMAPHORE_FLAGS;
-use super::waiting::{Claimed, Patience, UNCHANGED, Waiting, next_index, since};
+use super::waiting::{Claimed, Patience, Sight, UNCHANGED, Waiting, next_index, since};
 use crate::api::kv::Pair;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,6 +30,8 @@ pub(super) struct Goal {
     pub(super) value: Option<Bytes>,
     /// Who is told what is seen while others are waited for.
     pub(super) roles: Option<Roles>,
+    /// What was seen last.
+    pub(super) sight: Sight,
     /// How to stand in line, if that is what is wanted.
     pub(super) line: Option<Manner>,
 }
@@ -109,7 +111,7 @@ pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Resu
     let mut seeker = Seeker {
         client: lease.client(),
         goal,
-        waiting: Waiting::new(patience),
+        waiting: Waiting::new(patience, goal.sight.clone()),
         contest: Contest::default(),
         former: None,
         held_at: (0, 0),
@@ -285,12 +287,12 @@ impl Seeker<'_> {
     async fn bear(&mut self, err: Error) -> Result<()> {
         let goal = self.goal;
         let tell = |err: Error| {
-            tracing::debug!(keys = ?goal.keys, error = %err, "lock: waiting for Consul");
             if let Some(roles) = &goal.roles {
                 roles.unknown(err);
             }
         };
-        self.waiting.bear(err, tell).await
+        let what = goal.keys.first().map(Key::as_str).unwrap_or_default();
+        self.waiting.bear(what, err, tell).await
     }
 
     async fn look(&mut self) -> Result<Vec<View>> {
@@ -306,8 +308,16 @@ impl Seeker<'_> {
             self.mind_set_back(&view, place);
             views.push(view);
         }
-        self.waiting.answered();
+        self.saw(&views);
         Ok(views)
+    }
+
+    /// Remembers who holds, for the error that tells that waiting was in vain.
+    fn saw(&mut self, views: &[View]) {
+        let views = self.goal.keys.iter().zip(views);
+        let mut held = views.filter_map(|(key, view)| Some((view.holder()?.clone(), key.clone())));
+        let holder = held.next();
+        self.waiting.holder(holder);
     }
 
     /// Tells what an answer has just shown.
@@ -366,6 +376,8 @@ impl Seeker<'_> {
         match self.change(view, place).await {
             Ok(changed) => {
                 self.tell(&changed);
+                let key = self.goal.keys.get(place).cloned();
+                self.waiting.holder(changed.holder().cloned().zip(key));
                 *view = changed;
                 if view.index == 0 {
                     tokio::time::sleep(UNCHANGED).await;

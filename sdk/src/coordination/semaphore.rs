@@ -16,7 +16,7 @@ use super::lock::{Source, fits};
 use super::profile::Profile;
 use super::roster::Prefix;
 use super::seat;
-use super::waiting::{Patience, in_time};
+use super::waiting::{Patience, Sight, in_time};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -24,7 +24,7 @@ impl Client {
     /// A semaphore of `limit` places, whose keys stand under `prefix`.
     ///
     /// Nothing is sent before [`Semaphore::acquire`] or one of its neighbours. It is a semaphore
-    /// for the reference client and for `consul lock -n` too. A slash at the prefix's end makes no
+    /// for the reference client, and for `consul lock -n` of two or more, too. A slash at the prefix's end makes no
     /// difference.
     pub fn semaphore(&self, prefix: impl AsRef<str>, limit: u32) -> Semaphore {
         Semaphore {
@@ -148,8 +148,10 @@ impl Semaphore {
     /// - [`ErrorKind::NoRuntime`] outside of a Tokio runtime.
     /// - [`ErrorKind::PermissionDenied`] for a token that may not write the session or the keys.
     /// - [`ErrorKind::Conflict`] if the semaphore has another limit, which the text names, or if
-    ///   something else stands under the prefix: a lock, for one.
-    /// - [`ErrorKind::Timeout`] when the [`deadline`](Self::deadline) is over.
+    ///   what stands in `<prefix>/.lock` is no semaphore's: a lock of `consul lock`, for one. Other
+    ///   keys under the prefix do not matter.
+    /// - [`ErrorKind::Timeout`] when the [`deadline`](Self::deadline) is over; the text says whether
+    ///   Consul answered.
     /// - Whatever else Consul refuses it with. What may pass is waited out, not told.
     ///
     /// # Cancel safety
@@ -157,14 +159,13 @@ impl Semaphore {
     /// Dropping the future, wherever it is, leaves no place taken and no session alive: what was on
     /// its way is given up in the background.
     pub async fn acquire(&self) -> Result<Permit> {
-        let sought = in_time(self.deadline, self.seek(Patience::Wait)).await?;
-        let Some(sought) = sought else {
-            let prefix = self.prefix()?.name();
-            return Err(Error::new(ErrorKind::Timeout).context(format!(
-                "semaphore {prefix}: none of {} places free within {:?}",
-                self.limit.get(),
-                self.deadline.unwrap_or_default()
-            )));
+        let sight = Sight::default();
+        let seeking = self.seek(Patience::Wait, &sight);
+        let Some(sought) = in_time(self.deadline, seeking).await? else {
+            let (prefix, deadline) = (self.prefix()?.name(), self.deadline.unwrap_or_default());
+            let what = format!("semaphore {prefix}: no place taken within {deadline:?}");
+            let full = format!(": none of {} was free", self.limit.get());
+            return Err(sight.in_vain(&what, &self.client, &full));
         };
         // Only who does not wait is told that there is none.
         sought.ok_or_else(|| Error::new(ErrorKind::Conflict))
@@ -183,7 +184,7 @@ impl Semaphore {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Permit>> {
-        self.seek(Patience::Try).await
+        self.seek(Patience::Try, &Sight::default()).await
     }
 
     /// Changes the limit, for everybody who uses the semaphore.
@@ -218,7 +219,7 @@ impl Semaphore {
         &self.client
     }
 
-    async fn seek(&self, patience: Patience) -> Result<Option<Permit>> {
+    async fn seek(&self, patience: Patience, sight: &Sight) -> Result<Option<Permit>> {
         let prefix = self.prefix()?;
         places(self.limit.get())?;
         fits(
@@ -231,6 +232,7 @@ impl Semaphore {
             prefix,
             limit: &self.limit,
             value: self.value.clone().unwrap_or_default(),
+            sight: sight.clone(),
         };
         let admitted = admit(&lease, &wish, patience).await;
         let admitted = admitted.map_err(|err| match err.kind() {

@@ -1,5 +1,6 @@
 //! What all seekers have in common: patience, pauses, and queries that wait.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -8,8 +9,9 @@ use super::attempt::LONGEST_WAIT;
 use super::claims::Claim;
 use super::lease::Tenure;
 use crate::api::{Endpoint, Read};
+use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ident::Key;
+use crate::ident::{Key, SessionId};
 use crate::proto::backoff::Backoff;
 
 /// Whether to wait for those who hold.
@@ -24,6 +26,45 @@ pub(super) enum Patience {
 pub(super) struct Waiting {
     patience: Patience,
     pause: Backoff,
+    sight: Sight,
+}
+
+/// What one who waits saw last, for the error that tells that it was in vain.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sight(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Whether Consul has ever answered.
+    answered: bool,
+    /// What the last request failed with, if it failed.
+    trouble: Option<Error>,
+    /// Which session holds which key.
+    holder: Option<(SessionId, Key)>,
+}
+
+impl Sight {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why it was in vain: what the last request failed with, that there was no answer, or what was
+    /// seen.
+    pub(super) fn in_vain(&self, what: &str, client: &Client, others: &str) -> Error {
+        let err = Error::new(ErrorKind::Timeout);
+        let seen = self.seen();
+        match (&seen.trouble, &seen.holder) {
+            (Some(trouble), _) => err.context(what).caused_by(trouble.clone()),
+            (None, Some((session, key))) => {
+                err.context(format!("{what}; session {session} holds {key}"))
+            }
+            (None, None) if seen.answered => err.context(format!("{what}{others}")),
+            (None, None) => err.context(format!(
+                "{what}: the agent at {} has not answered",
+                client.address()
+            )),
+        }
+    }
 }
 
 /// What became of the wish to seek by a session.
@@ -36,10 +77,11 @@ pub(super) enum Claimed {
 }
 
 impl Waiting {
-    pub(super) const fn new(patience: Patience) -> Self {
+    pub(super) const fn new(patience: Patience, sight: Sight) -> Self {
         Self {
             patience,
             pause: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            sight,
         }
     }
 
@@ -49,9 +91,19 @@ impl Waiting {
 
     /// Waits after a failure that may pass, once it is told; any other is final, and all are where
     /// nobody waits.
-    pub(super) async fn bear(&mut self, err: Error, tell: impl FnOnce(Error)) -> Result<()> {
+    ///
+    /// A log has the first one after an answer.
+    pub(super) async fn bear(
+        &mut self,
+        what: &str,
+        err: Error,
+        tell: impl FnOnce(Error),
+    ) -> Result<()> {
         if self.only_tries() || !err.is_transient() {
             return Err(err);
+        }
+        if self.sight.seen().trouble.replace(err.clone()).is_none() {
+            tracing::warn!(what, error = %err.chain(), "waiting for Consul");
         }
         tell(err);
         tokio::time::sleep(self.pause.next(rand::random())).await;
@@ -61,6 +113,15 @@ impl Waiting {
     /// Consul has answered.
     pub(super) fn answered(&mut self) {
         self.pause.reset();
+        let mut seen = self.sight.seen();
+        seen.answered = true;
+        seen.trouble = None;
+    }
+
+    /// Consul has answered, and this holds what is waited for.
+    pub(super) fn holder(&mut self, holder: Option<(SessionId, Key)>) {
+        self.answered();
+        self.sight.seen().holder = holder;
     }
 
     /// Claims keys for a session. Cancel safe.
