@@ -1,8 +1,9 @@
-//! lictor and the reference client exclude each other: `consul lock`, which is made of it.
+//! lictor and the reference client exclude each other: `consul lock`, which is made of it, and a
+//! program of our own (`tests/go`), where Go is on the machine.
 
 mod consul {
     use std::fs;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::process::Stdio;
     use std::time::Duration;
 
@@ -10,8 +11,10 @@ mod consul {
     use lictor::api::kv::Pair;
     use lictor::coordination::Attempt;
     use support::consul::{Agent, binary};
-    use support::eventually;
-    use tokio::process::{Child, Command};
+    use support::{eventually, left_out};
+    use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+    use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+    use tokio::sync::OnceCell;
 
     const LONG: Duration = Duration::from_secs(60);
     const LOCK: u64 = 0x2ddc_cbc0_58a5_0c18;
@@ -184,5 +187,233 @@ mod consul {
         assert!(!status.expect("it gives up").unwrap().success());
         permit.check().unwrap();
         permit.release().await.unwrap();
+    }
+
+    /// The reference client's program, built once; `None` where it cannot be, which is told.
+    async fn go() -> Option<&'static Path> {
+        static BUILT: OnceCell<Result<PathBuf, String>> = OnceCell::const_new();
+        match BUILT.get_or_init(build).await {
+            Ok(program) => Some(program),
+            Err(why) => {
+                left_out("go", why);
+                None
+            }
+        }
+    }
+
+    async fn build() -> Result<PathBuf, String> {
+        let go = |arguments: &[&str]| {
+            let mut command = Command::new("go");
+            command
+                .args(arguments)
+                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("go"))
+                .stdin(Stdio::null())
+                .kill_on_drop(true);
+            async move { tokio::time::timeout(LONG, command.output()).await }
+        };
+        // What the machine lacks is told apart from what is wrong with the program.
+        let modules = match go(&["list", "-deps", "."]).await {
+            Ok(Ok(modules)) => modules,
+            Ok(Err(_)) => return Err("Go is not on this machine".to_owned()),
+            Err(_) => return Err("Go's modules are not to be had in time".to_owned()),
+        };
+        if !modules.status.success() {
+            let complaint = String::from_utf8_lossy(&modules.stderr);
+            let line = complaint.lines().last().unwrap_or_default();
+            return Err(format!("Go's modules are not to be had: {line}"));
+        }
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lictor-tests-go");
+        let output = program.to_str().expect("a path in UTF-8");
+        let built = go(&["build", "-trimpath", "-o", output, "."]).await;
+        let built = built.expect("it is built in time").unwrap();
+        let complaint = String::from_utf8_lossy(&built.stderr);
+        assert!(built.status.success(), "{complaint}");
+        Ok(program)
+    }
+
+    /// The reference client in a process of its own: it takes something, and gives it back when it
+    /// is told to end.
+    struct Go {
+        child: Child,
+        input: ChildStdin,
+        lines: Lines<BufReader<ChildStdout>>,
+        session: String,
+    }
+
+    impl Go {
+        /// What it wants is one of `lock`, `try-lock`, `semaphore` and `try-semaphore`.
+        async fn start(agent: &Agent, program: &Path, want: &str, name: &str, limit: u32) -> Self {
+            let mut child = Command::new(program)
+                .args([agent.http_url().as_str(), want, name])
+                .args([limit.to_string().as_str(), "theirs"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .kill_on_drop(true)
+                .spawn()
+                .expect("it starts");
+            let output = child.stdout.take().expect("its output");
+            let mut go = Self {
+                input: child.stdin.take().expect("its input"),
+                child,
+                lines: BufReader::new(output).lines(),
+                session: String::new(),
+            };
+            go.session = go.says().await.expect("its session");
+            go
+        }
+
+        /// Its next line; `None` if it has ended.
+        async fn says(&mut self) -> Option<String> {
+            let line = tokio::time::timeout(LONG, self.lines.next_line()).await;
+            line.expect("it says something").unwrap()
+        }
+
+        async fn holds(&mut self) {
+            assert_eq!(self.says().await.as_deref(), Some("holds"));
+        }
+
+        /// Whether a try is refused, because others hold.
+        async fn refused(mut self) -> bool {
+            let refused = self.says().await.as_deref() == Some("refused");
+            self.end().await;
+            refused
+        }
+
+        /// Has it give back what it holds, and end.
+        async fn end(self) {
+            let Self {
+                mut child, input, ..
+            } = self;
+            drop(input);
+            let status = tokio::time::timeout(LONG, child.wait()).await;
+            assert!(status.expect("it ends").unwrap().success());
+        }
+
+        /// Waits for the end of one that gives up by itself.
+        async fn gives_up(mut self) {
+            assert_eq!(self.says().await, None);
+            let status = tokio::time::timeout(LONG, self.child.wait()).await;
+            assert!(!status.expect("it ends").unwrap().success());
+        }
+    }
+
+    async fn pair(client: &Client, key: &str) -> Pair {
+        let pair = client.kv().get(key).await.unwrap().into_value();
+        pair.expect("it is there")
+    }
+
+    #[tokio::test]
+    async fn a_lock_of_the_go_client_and_one_of_lictor_exclude_each_other() {
+        let Some(program) = go().await else { return };
+        let agent = Agent::start().await;
+        let client = client(&agent);
+        let key = "jobs/go";
+        let mut theirs = Go::start(&agent, program, "lock", key, 0).await;
+        theirs.holds().await;
+        let lock = client.lock(key);
+        match lock.try_acquire().await.unwrap() {
+            Attempt::Held(holder) => {
+                assert_eq!(holder.session().unwrap().as_str(), theirs.session);
+                assert_eq!(holder.value(), b"theirs");
+            }
+            other => panic!("{other:?}"),
+        }
+
+        // Theirs is released: ours holds, and what it found stands there.
+        let ((), guard) = tokio::join!(theirs.end(), lock.acquire());
+        let guard = guard.unwrap();
+        let held = pair(&client, key).await;
+        assert_eq!((held.flags(), held.value()), (LOCK, &b"theirs"[..]));
+        assert_eq!(held.session(), Some(guard.session()));
+        assert!(
+            Go::start(&agent, program, "try-lock", key, 0)
+                .await
+                .refused()
+                .await,
+            "both hold"
+        );
+
+        // Ours is released: whoever waits holds.
+        let mut next = Go::start(&agent, program, "lock", key, 0).await;
+        guard.check().unwrap();
+        guard.release().await.unwrap();
+        next.holds().await;
+        assert!(lock.try_acquire().await.unwrap().acquired().is_none());
+        next.end().await;
+
+        // Nobody holds: a value of ours stays, and is theirs to take.
+        let ours = lock.value("ours").acquire().await.unwrap();
+        ours.release().await.unwrap();
+        let left = pair(&client, key).await;
+        assert_eq!((left.flags(), left.value()), (LOCK, &b"ours"[..]));
+        assert_eq!(left.session(), None);
+        let mut last = Go::start(&agent, program, "try-lock", key, 0).await;
+        last.holds().await;
+        last.end().await;
+    }
+
+    #[tokio::test]
+    async fn the_go_client_and_lictor_share_the_places_of_a_semaphore() {
+        let Some(program) = go().await else { return };
+        let agent = Agent::start().await;
+        let client = client(&agent);
+        let prefix = "jobs/go-places";
+        let semaphore = client.semaphore(prefix, 2);
+        let mut theirs = Go::start(&agent, program, "semaphore", prefix, 2).await;
+        theirs.holds().await;
+        let ours = semaphore.acquire().await.unwrap();
+        for (session, value) in [
+            (theirs.session.as_str(), &b"theirs"[..]),
+            (ours.session().as_str(), b""),
+        ] {
+            let entry = pair(&client, &format!("{prefix}/{session}")).await;
+            assert_eq!((entry.flags(), entry.value()), (SEMAPHORE, value));
+        }
+        let document = document(&client, prefix).await;
+        assert_eq!((document.flags(), document.session()), (SEMAPHORE, None));
+
+        // Both places are taken, for both, and both know how many there are.
+        assert!(semaphore.try_acquire().await.unwrap().is_none());
+        let third = Go::start(&agent, program, "try-semaphore", prefix, 2).await;
+        assert!(third.refused().await, "three hold");
+        let other = Go::start(&agent, program, "semaphore", prefix, 3).await;
+        other.gives_up().await;
+
+        // A place that one gives back is the other's, and both ways.
+        let ((), second) = tokio::join!(theirs.end(), semaphore.acquire());
+        let second = second.unwrap();
+        let mut next = Go::start(&agent, program, "semaphore", prefix, 2).await;
+        eventually(LONG, async || {
+            semaphore.explain().await.unwrap().waiting() == 1
+        })
+        .await;
+        ours.check().unwrap();
+        second.check().unwrap();
+        second.release().await.unwrap();
+        next.holds().await;
+        assert!(semaphore.try_acquire().await.unwrap().is_none());
+        ours.check().unwrap();
+        ours.release().await.unwrap();
+        next.end().await;
+        assert_eq!(semaphore.explain().await.unwrap().taken().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_go_client_and_lictor_refuse_what_is_not_of_the_kind() {
+        let Some(program) = go().await else { return };
+        let agent = Agent::start().await;
+        let client = client(&agent);
+        let permit = client.semaphore("jobs/kind", 2).acquire().await.unwrap();
+        let theirs = Go::start(&agent, program, "lock", "jobs/kind/.lock", 0).await;
+        theirs.gives_up().await;
+        permit.check().unwrap();
+        permit.release().await.unwrap();
+
+        let mut theirs = Go::start(&agent, program, "semaphore", "jobs/places", 2).await;
+        theirs.holds().await;
+        let err = client.lock("jobs/places/.lock").acquire().await;
+        assert!(err.unwrap_err().to_string().contains("semaphore"));
+        theirs.end().await;
     }
 }

@@ -1,5 +1,6 @@
-// The reference Go client as a contender of the program control_plane: the same job as JSON in,
-// the same sample as one line of JSON out. Written only against the client's public API.
+// The reference Go client as a contender of the programs control_plane and coordination: the same
+// job as JSON in, the same sample as one line of JSON out. Written only against the client's public
+// API.
 package main
 
 import (
@@ -23,6 +24,9 @@ type job struct {
 	Bench       string `json:"bench"`
 	Address     string `json:"address"`
 	Service     string `json:"service"`
+	Key         string `json:"key"`
+	Role        string `json:"role"`
+	HoldMs      int    `json:"hold_ms"`
 	Concurrency int    `json:"concurrency"`
 	Readers     int    `json:"readers"`
 	WarmUpMs    int    `json:"warm_up_ms"`
@@ -40,7 +44,7 @@ const keys = 16
 func main() {
 	// The arguments are those of a Rust worker: a mode, and the job.
 	if len(os.Args) != 3 {
-		fail(fmt.Errorf("this program is started by control_plane"))
+		fail(fmt.Errorf("this program is started by control_plane and coordination"))
 	}
 	var j job
 	if err := json.Unmarshal([]byte(os.Args[2]), &j); err != nil {
@@ -57,6 +61,16 @@ func main() {
 		measured, err = watchUpdate(j)
 	case "watch_propagation":
 		if err = watchPropagation(j); err == nil {
+			return
+		}
+	case "clean_handover":
+		measured, err = cleanHandover(j)
+	case "lock_cycle":
+		measured, err = lockCycle(j)
+	case "herd":
+		measured, err = herd(j)
+	case "crash_handover":
+		if err = crashHandover(j); err == nil {
 			return
 		}
 	default:
@@ -87,32 +101,41 @@ func kv(j job) (sample, error) {
 		return nil, err
 	}
 	write := j.Bench == "kv_put"
+	return closedLoop(j, func(number int) func(turn int) error {
+		names := make([]string, keys)
+		for key := range keys {
+			names[key] = fmt.Sprintf("bench/%02d/setting-%02d", number, key)
+		}
+		return func(turn int) error {
+			key := names[turn%keys]
+			if write {
+				_, err := client.KV().Put(&api.KVPair{Key: key, Value: []byte(value)}, nil)
+				return err
+			}
+			pair, _, err := client.KV().Get(key, nil)
+			if err == nil && (pair == nil || len(pair.Value) != len(value)) {
+				err = fmt.Errorf("a wrong value of %s", key)
+			}
+			return err
+		}
+	})
+}
+
+// closedLoop runs as many loops as the job says, each with an operation of its own.
+func closedLoop(j job, operation func(number int) func(turn int) error) (sample, error) {
 	var phase atomic.Int32
 	var warm, operations atomic.Uint64
 	latencies := make([][]time.Duration, j.Concurrency)
 	failures := make([]error, j.Concurrency)
 	var loops sync.WaitGroup
 	for number := range j.Concurrency {
-		names := make([]string, keys)
-		for key := range keys {
-			names[key] = fmt.Sprintf("bench/%02d/setting-%02d", number, key)
-		}
+		once := operation(number)
 		loops.Add(1)
 		go func() {
 			defer loops.Done()
 			for turn := 0; ; turn++ {
-				key := names[turn%keys]
 				start := time.Now()
-				if write {
-					_, failures[number] = client.KV().Put(&api.KVPair{Key: key, Value: []byte(value)}, nil)
-				} else {
-					var pair *api.KVPair
-					pair, _, failures[number] = client.KV().Get(key, nil)
-					if failures[number] == nil && (pair == nil || len(pair.Value) != len(value)) {
-						failures[number] = fmt.Errorf("a wrong value of %s", key)
-					}
-				}
-				if failures[number] != nil {
+				if failures[number] = once(turn); failures[number] != nil {
 					return
 				}
 				if turn+1 == 3 {

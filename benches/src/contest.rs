@@ -1,6 +1,7 @@
 //! Contenders measured in turns, round by round, so that noise of the machine meets them all.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -83,11 +84,42 @@ pub struct Metric {
     pub title: &'static str,
 }
 
+/// The value of a parameter.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// A number of something.
+    Number(u64),
+    /// One of several, by its name.
+    Name(&'static str),
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&'static str> for Value {
+    fn from(name: &'static str) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
 /// One bench with one set of parameters, and what it measured.
 #[derive(Debug)]
 pub struct Contest {
     pub(crate) bench: &'static str,
-    pub(crate) params: Vec<(&'static str, u64)>,
+    pub(crate) params: Vec<(&'static str, Value)>,
     pub(crate) metrics: Vec<Metric>,
     pub(crate) lanes: Vec<Lane>,
 }
@@ -125,8 +157,8 @@ impl Contest {
 
     /// Adds a parameter.
     #[must_use]
-    pub fn param(mut self, name: &'static str, value: u64) -> Self {
-        self.params.push((name, value));
+    pub fn param(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.params.push((name, value.into()));
         self
     }
 

@@ -19,8 +19,10 @@ pub mod consul;
 pub mod canned;
 pub mod tap;
 pub mod go;
+pub mod peers;
 pub mod control_plane;
 pub mod balancing;
+pub mod coordination;
 
 /// The error of the benches: they only ever print it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

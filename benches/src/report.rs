@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::{Serialize, Serializer};
 
 use crate::Outcome;
-use crate::contest::{Contest, Lane, Role};
+use crate::contest::{Contest, Lane, Role, Value};
 
 /// Prints contests as they end, and remembers whether ours failed in one.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Report {
 #[derive(Debug, Serialize)]
 struct Figure<'a> {
     bench: &'a str,
-    params: Pairs<'a, u64>,
+    params: Pairs<'a, Value>,
     metric: &'a str,
     ours: Option<f64>,
     floor: Pairs<'a, f64>,

@@ -26,10 +26,12 @@ pub struct Tap {
 pub struct Counts {
     /// Connections opened by clients.
     pub connections: u64,
-    /// Requests, whether answered or not.
+    /// Queries, whether answered or not.
     pub requests: u64,
     /// Answers of which at least the first byte came.
     pub answers: u64,
+    /// Requests by which locks are taken and released: for keys, transactions, new sessions.
+    pub requests_of_locks: u64,
     /// When the first answer since [`Tap::arm`] began, in nanoseconds of the monotonic clock.
     pub first_answer_at: Option<u64>,
 }
@@ -99,6 +101,14 @@ impl Tap {
     }
 }
 
+/// How requests begin by which locks are taken and released.
+const OF_LOCKS: [&[u8]; 4] = [
+    b"GET /v1/kv/",
+    b"PUT /v1/kv/",
+    b"PUT /v1/txn",
+    b"PUT /v1/session/create",
+];
+
 async fn accept(listener: TcpListener, agent: SocketAddr, counts: Arc<Mutex<Counts>>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -133,7 +143,10 @@ async fn requests(
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let piece = read(&mut from, &mut buffer).await?;
-        // The queries of these benches have no body and fit one segment.
+        // The heads of these benches' requests fit one segment.
+        if OF_LOCKS.iter().any(|head| piece.starts_with(head)) {
+            lock(counts).requests_of_locks += 1;
+        }
         if piece.starts_with(b"GET ") {
             lock(counts).requests += 1;
             *lock(waiting) = true;

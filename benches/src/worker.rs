@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::contest::Sample;
@@ -80,6 +83,14 @@ impl Worker {
         Ok(input.write_all(b"\n").await?)
     }
 
+    /// Kills it as a crash does (`SIGKILL`), and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it is gone already.
+    pub async fn kill(mut self) -> Outcome<()> {
+        Ok(self.child.kill().await?)
+    }
+
     /// Closes its standard input and waits until it ends.
     ///
     /// # Errors
@@ -102,6 +113,39 @@ pub async fn measure(program: &Path, mode: &str, job: &impl Serialize) -> Outcom
         return Err(format!("the worker ended with {status}").into());
     }
     Ok(sample)
+}
+
+/// Is a worker: does the job that was given as JSON, and prints what it measured, if it has not
+/// talked in lines of its own.
+///
+/// # Errors
+/// If the job is none, or fails.
+pub async fn run<J, F>(job: Option<String>, measure: impl FnOnce(J) -> F) -> Outcome<()>
+where
+    J: DeserializeOwned,
+    F: Future<Output = Outcome<Option<Sample>>> + Send + 'static,
+{
+    let job = serde_json::from_str(&job.ok_or("no job")?)?;
+    // The runtime's own thread is left alone: tasks run on the workers, as in a server.
+    let sample = JoinSet::from_iter([measure(job)])
+        .join_next()
+        .await
+        .ok_or("no measurement")???;
+    if let Some(sample) = sample {
+        println!("{}", serde_json::to_string(&sample)?);
+    }
+    Ok(())
+}
+
+/// Ends when the person or the system wants the program to end, so that what it started ends too.
+pub async fn asked_to_end() {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
 }
 
 /// Ends when standard input does: a worker that serves ends with its parent, however that dies.

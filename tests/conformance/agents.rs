@@ -1,16 +1,11 @@
 //! The two agents behind one face, and the tally of what ran on each.
 
-use std::fs::OpenOptions;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use lictor::Client;
-use support::consul;
-
-/// Names a file to which every case adds a line when it begins and one when it has passed.
-const TALLY: &str = "LICTOR_TESTS_TALLY";
+use support::{consul, tally};
 
 /// The agent a case runs on.
 #[derive(Debug)]
@@ -106,28 +101,15 @@ pub(crate) async fn on_consul(test: &str, case: impl AsyncFnOnce(&TestAgent)) {
     counted(test, &agent, case).await;
 }
 
+/// Every case adds a line to the tally when it begins and one when it has passed.
 async fn counted(test: &str, agent: &TestAgent, case: impl AsyncFnOnce(&TestAgent)) {
     let on = match agent.kind() {
         Kind::Embedded => "embedded",
         Kind::Consul(..) => "consul",
     };
-    tally("ran", on, test);
+    tally(&format!("ran {on} {test}"));
     case(agent).await;
-    tally("passed", on, test);
-}
-
-fn tally(what: &str, on: &str, test: &str) {
-    let Some(file) = std::env::var_os(TALLY) else {
-        return;
-    };
-    // One write of one short line: lines of several processes do not mix.
-    let line = format!("{what} {on} {test}\n");
-    let written = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&file)
-        .and_then(|mut file| file.write_all(line.as_bytes()));
-    written.unwrap_or_else(|error| panic!("cannot write the tally {}: {error}", file.display()));
+    tally(&format!("passed {on} {test}"));
 }
 
 /// Nine characters that begin with a letter, from the test's name and a seed of this process.

@@ -18,10 +18,12 @@ pub mod proxy;
 
 mod ports;
 mod rng;
+mod tally;
 mod wait;
 
 pub use ports::{free_port, free_ports};
 pub use rng::Rng;
+pub use tally::{left_out, tally};
 pub use wait::{eventually, eventually_some};
 
 /// Compiles and runs the snippets of the README.

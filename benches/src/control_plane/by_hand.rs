@@ -17,9 +17,9 @@ pub struct KvPair {
     flags: u64,
     #[serde(deserialize_with = "base64")]
     pub(crate) value: Vec<u8>,
-    session: Option<String>,
+    pub(crate) session: Option<String>,
     create_index: u64,
-    modify_index: u64,
+    pub(crate) modify_index: u64,
 }
 
 fn base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {

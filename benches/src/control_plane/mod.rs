@@ -11,8 +11,6 @@ mod watch_propagation;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::args::Args;
 use crate::canned::{self, Canned};
 use crate::consul::Consul;
@@ -54,10 +52,10 @@ pub async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
     let done = match arguments.peek().map(String::as_str) {
         Some(canned::MODE) => canned::serve().await,
-        Some(job::MODE) => run_job(arguments.nth(1)).await,
+        Some(job::MODE) => worker::run(arguments.nth(1), measure).await,
         _ => tokio::select! {
             done = coordinate(arguments) => done,
-            () = asked_to_end() => Err("interrupted".into()),
+            () = worker::asked_to_end() => Err("interrupted".into()),
         },
     };
     match done {
@@ -67,30 +65,6 @@ pub async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Ends when the person or the system wants the program to end, so that what it started ends too.
-async fn asked_to_end() {
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminated.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-}
-
-async fn run_job(job: Option<String>) -> Outcome<()> {
-    let job: Job = serde_json::from_str(&job.ok_or("no job")?)?;
-    // The runtime's own thread is left alone: tasks run on the workers, as in a server.
-    let sample = tokio::task::JoinSet::from_iter([measure(job)])
-        .join_next()
-        .await
-        .ok_or("no measurement")???;
-    if let Some(sample) = sample {
-        println!("{}", serde_json::to_string(&sample)?);
-    }
-    Ok(())
 }
 
 /// Measures one contender; a bench that talks in lines of its own returns nothing.

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use super::attempt::{self, Released, Tried, Want};
 use super::belief::Belief;
-use super::clock::Clock;
 use super::fence::FencingToken;
 use super::held::{Content, Hold};
 use super::roster::{LOCK_FLAGS, SEMAPHORE_FLAGS};
@@ -105,11 +104,11 @@ pub(super) fn watches(hold: &Hold) -> usize {
 }
 
 /// One of them. It ends with the hold.
-pub(super) async fn watch(client: Client, hold: Arc<Hold>, place: usize, clock: Clock) {
+pub(super) async fn watch(client: Client, hold: Arc<Hold>, place: usize) {
     let following = async {
         match &hold.seat {
-            None => attempt::follow(&client, &hold, place, clock).await,
-            Some(prefix) => seat::follow(&client, &hold, prefix, clock).await,
+            None => attempt::follow(&client, &hold, place).await,
+            Some(prefix) => seat::follow(&client, &hold, prefix).await,
         }
     };
     tokio::select! {

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::belief::Belief;
-use super::clock::Clock;
 use super::held::{Content, Hold};
 use super::roster::LOCK_FLAGS;
 use super::state::{LossCause, Lost};
@@ -344,11 +343,10 @@ pub(super) async fn next_index(told: u64, index: u64) -> u64 {
 /// Follows one held key, and ends the hold when it is no longer the session's.
 ///
 /// It is not what safety rests on: it tells early what a proof would tell late.
-pub(super) async fn follow(client: &Client, hold: &Hold, place: usize, clock: Clock) {
+pub(super) async fn follow(client: &Client, hold: &Hold, place: usize) {
     let Some(key) = hold.keys.get(place) else {
         return;
     };
-    clock.sleep_until(clock.now() + QUIET).await;
     let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     // Servers that are set back have no leader for a moment.
     let mut doubt = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));

@@ -93,8 +93,11 @@ impl Belief {
             if phase.ended_by(now) {
                 return expire(phase, now);
             }
+            // Who waits for the end looks at the clock when the end was to be: a later one is seen
+            // then, and nobody need be woken for it, with each renewal and each lock.
+            let sooner = matches!(phase, Phase::Held { until: known, .. } if until < *known);
             *phase = Phase::Held { until, trouble };
-            true
+            sooner
         });
     }
 
@@ -165,6 +168,8 @@ fn expire(phase: &mut Phase, now: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake};
 
     use tokio::time::sleep;
 
@@ -199,6 +204,31 @@ mod tests {
         sleep(Duration::from_secs(1)).await;
         belief.tell(start + 9 * TEN, None);
         assert_eq!(belief.check().unwrap_err().cause(), LossCause::Unproven);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_end_wakes_nobody_and_a_sooner_one_does() {
+        let (belief, start) = belief();
+        let mut lost = std::pin::pin!(belief.lost());
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        let mut cx = Context::from_waker(&waker);
+        assert!(lost.as_mut().poll(&mut cx).is_pending());
+        belief.tell(start + 2 * TEN, None);
+        assert!(!woken.0.load(Ordering::SeqCst));
+        belief.tell(start + TEN, None);
+        assert!(woken.0.load(Ordering::SeqCst));
+        lost.await;
+        assert_eq!(Instant::now(), start + TEN);
     }
 
     #[tokio::test(start_paused = true)]

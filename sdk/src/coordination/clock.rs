@@ -1,10 +1,11 @@
 //! The clock that leases end by.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use rustix::time::{ClockId, clock_gettime};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 /// Tokio's clock, put forward by the time that the machine was suspended.
 ///
@@ -63,6 +64,14 @@ impl Clock {
         Instant::now() + self.suspended()
     }
 
+    /// A timer by this clock.
+    pub(super) fn alarm(&self) -> Alarm {
+        Alarm {
+            clock: *self,
+            sleep: Box::pin(tokio::time::sleep(LOOK)),
+        }
+    }
+
     /// Waits until this clock shows `at`.
     ///
     /// Cancel safe.
@@ -73,6 +82,35 @@ impl Clock {
                 return;
             }
             tokio::time::sleep(left.min(LOOK)).await;
+        }
+    }
+}
+
+/// A timer for who waits again and again, each time until another moment.
+///
+/// To set a timer may wake the thread that watches over all of them. This one is mostly left as it
+/// stands: where it goes off too early, it is set then.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    clock: Clock,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Alarm {
+    /// Waits until the clock shows `at`.
+    ///
+    /// Cancel safe.
+    pub(super) async fn until(&mut self, at: Instant) {
+        loop {
+            let left = at.saturating_duration_since(self.clock.now());
+            if left.is_zero() {
+                return;
+            }
+            let deadline = Instant::now() + left.min(LOOK);
+            if self.sleep.is_elapsed() || deadline < self.sleep.deadline() {
+                self.sleep.as_mut().reset(deadline);
+            }
+            self.sleep.as_mut().await;
         }
     }
 }
@@ -96,6 +134,24 @@ mod tests {
         assert_eq!(clock.now(), start);
         clock.sleep_until(start + Duration::from_secs(7)).await;
         assert_eq!(Instant::now(), start + Duration::from_secs(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_goes_off_when_it_was_last_set_to() {
+        let clock = Clock::start();
+        let start = clock.now();
+        let ms = |ms| start + Duration::from_millis(ms);
+        let mut alarm = clock.alarm();
+        // It is set to later and to sooner, before it has gone off.
+        for (set, instead) in [(9_000, 100), (300, 7_000), (20_000, 7_250)] {
+            tokio::select! {
+                biased;
+                () = alarm.until(ms(set)) => panic!("too early"),
+                () = std::future::ready(()) => {}
+            }
+            alarm.until(ms(instead)).await;
+            assert_eq!(Instant::now(), ms(instead));
+        }
     }
 
     #[cfg(target_os = "linux")]

@@ -163,6 +163,11 @@ impl Hold {
         });
     }
 
+    /// Whether this one has been ended, whatever became of the session.
+    pub(super) fn is_over(&self) -> bool {
+        !matches!(*self.end.borrow(), End::NotYet)
+    }
+
     /// Ends this one at once, before it is known why: see [`Ending`].
     pub(super) fn ending(&self) -> Ending<'_> {
         self.end.send_if_modified(|end| {

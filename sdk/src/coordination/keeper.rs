@@ -1,5 +1,6 @@
 //! The task behind one session: it proves it, takes keys, gives them up, and ends it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::aim::{self, Aim};
-use super::attempt::{Released, Tried};
+use super::attempt::{QUIET, Released, Tried};
 use super::belief::Belief;
 use super::claims::Claim;
 use super::clock::Clock;
@@ -20,7 +21,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::ident::{Key, SessionId};
 use crate::proto::lease::{Lease, Proof};
-use crate::task::{Crew, StopSignal};
+use crate::task::{Chores, StopSignal};
 
 /// What is asked of a keeper.
 pub(super) enum Order {
@@ -64,7 +65,7 @@ pub(super) struct Born {
     pub(super) belief: Arc<Belief>,
 }
 
-/// Keeps one session. All that takes time runs beside its loop, as its crew.
+/// Keeps one session. All that takes time runs beside its loop, as its chores.
 pub(super) struct Keeper {
     pub(super) client: Client,
     pub(super) plan: Arc<Plan>,
@@ -76,7 +77,7 @@ pub(super) struct Keeper {
     pub(super) state: Arc<watch::Sender<LeaseState>>,
 }
 
-/// What one of the crew has come to.
+/// What one of the chores has come to.
 enum Done {
     Proved(Proof, Instant, Result<bool>),
     Tried(Aim, Claim, oneshot::Sender<Taken>, Tried),
@@ -104,10 +105,12 @@ struct Living {
     lease: Lease,
     trouble: Option<Error>,
     held: Vec<Kept>,
+    /// What is not watched yet, and from when on it is to be; the oldest is the first.
+    unwatched: VecDeque<(Instant, Arc<Hold>)>,
     tickets: Tickets,
-    crew: Crew<Done>,
+    chores: Chores<Done>,
     to_self: mpsc::UnboundedSender<Order>,
-    /// Whether what waits in the crew is to wait no longer.
+    /// Whether chores that wait are to wait no longer.
     leaving: watch::Sender<bool>,
 }
 
@@ -168,8 +171,9 @@ impl Keeper {
             lease,
             trouble: None,
             held: Vec::new(),
+            unwatched: VecDeque::new(),
             tickets: Tickets::default(),
-            crew: Crew::new(),
+            chores: Chores::new(),
             to_self,
             leaving: watch::channel(false).0,
         };
@@ -187,6 +191,7 @@ impl Keeper {
 
 impl Living {
     async fn keep(&mut self, stop: &mut StopSignal, orders: &mut mpsc::UnboundedReceiver<Order>) {
+        let mut alarm = self.clock.alarm();
         loop {
             let now = self.clock.now();
             if !self.lease.holds(now) {
@@ -200,14 +205,16 @@ impl Living {
             while let Some((proof, patience)) = self.lease.start_due(now) {
                 self.prove(proof, patience);
             }
+            let watch_due = self.start_watches(now);
             let until = self.lease.until();
-            let wake = self.lease.next_due().map_or(until, |due| due.min(until));
+            let dues = [self.lease.next_due(), watch_due];
+            let wake = dues.into_iter().flatten().fold(until, Instant::min);
             tokio::select! {
                 biased;
                 _ = stop.recv() => return,
-                Some(done) = self.crew.next(), if !self.crew.is_empty() => self.done(done),
+                Some(done) = self.chores.next(), if !self.chores.is_empty() => self.done(done),
                 Some(order) = orders.recv() => self.order(order),
-                () = self.clock.sleep_until(wake) => {}
+                () = alarm.until(wake) => {}
             }
         }
     }
@@ -215,7 +222,7 @@ impl Living {
     fn prove(&mut self, proof: Proof, patience: Duration) {
         let (client, session) = (self.client.clone(), self.session.clone());
         let (plan, clock) = (Arc::clone(&self.plan), self.clock);
-        self.crew.start(async move {
+        self.chores.start(async move {
             // What counts is the sending: an answer may take its time.
             let sent = clock.now();
             let result = session::prove(&client, &session, &plan, proof, patience).await;
@@ -236,7 +243,7 @@ impl Living {
     fn queue(&mut self, ticket: Ticket, reply: oneshot::Sender<Queued>) {
         let (client, session) = (self.client.clone(), self.session.clone());
         self.tickets.writing(&ticket.key);
-        self.crew.start(async move {
+        self.chores.start(async move {
             let queued = ticket::put(&client, &session, &ticket).await;
             Done::Queued(ticket.key, reply, queued)
         });
@@ -251,7 +258,7 @@ impl Living {
     fn remove(&mut self, key: Key, haunted: bool) {
         let client = self.client.clone();
         let deadline = Instant::now() + GOODBYE;
-        self.crew.start(async move {
+        self.chores.start(async move {
             ticket::remove(&client, &key, haunted, deadline).await;
             Done::Left(key)
         });
@@ -260,7 +267,7 @@ impl Living {
     fn take(&mut self, aim: Aim, claim: Claim, reply: oneshot::Sender<Taken>) {
         let (client, session) = (self.client.clone(), self.session.clone());
         let belief = Arc::clone(&self.belief);
-        self.crew.start(async move {
+        self.chores.start(async move {
             let tried = aim.attempt(&client, &session, &belief).await;
             Done::Tried(aim, claim, reply, tried)
         });
@@ -273,7 +280,7 @@ impl Living {
         }
         let client = self.client.clone();
         let deadline = Instant::now() + GOODBYE;
-        self.crew.start(async move {
+        self.chores.start(async move {
             let result = aim::give_up(&client, &hold, deadline).await;
             Done::Released(hold, reply, result)
         });
@@ -345,14 +352,7 @@ impl Living {
                     self.release(hold, None);
                     return;
                 }
-                for place in 0..aim::watches(&hold) {
-                    let (client, hold) = (self.client.clone(), Arc::clone(&hold));
-                    let clock = self.clock;
-                    self.crew.start(async move {
-                        aim::watch(client, hold, place, clock).await;
-                        Done::Watched
-                    });
-                }
+                self.unwatched.push_back((self.clock.now() + QUIET, hold));
             }
             Tried::Delayed => drop(reply.send(Taken::Delayed(claim))),
             Tried::Moved => drop(reply.send(Taken::Moved(claim))),
@@ -379,13 +379,34 @@ impl Living {
         };
         let (client, session) = (self.client.clone(), self.session.clone());
         let mut leaving = self.leaving.subscribe();
-        self.crew.start(async move {
+        self.chores.start(async move {
             tokio::time::timeout(pause, leaving.wait_for(|leaving| *leaving))
                 .await
                 .ok();
             let index = aim.look(&client, &session).await.ok().flatten();
             Done::Looked(aim, claim, looks + 1, index)
         });
+    }
+
+    /// Watches what has been held long enough; when the next one will have been is returned.
+    fn start_watches(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let (due, hold) = self.unwatched.front()?;
+            if !hold.is_over() && *due > now {
+                return Some(*due);
+            }
+            let (_, hold) = self.unwatched.pop_front()?;
+            if hold.is_over() {
+                continue;
+            }
+            for place in 0..aim::watches(&hold) {
+                let (client, hold) = (self.client.clone(), Arc::clone(&hold));
+                self.chores.start(async move {
+                    aim::watch(client, hold, place).await;
+                    Done::Watched
+                });
+            }
+        }
     }
 
     /// Notes that this is the session's.
@@ -452,14 +473,14 @@ impl Living {
             self.unlock_all().await;
         } else if self.plan.terms.expiry_only {
             // Without a lock-delay to rely on, holders get the time that it takes to stop.
-            tokio::time::sleep(LAST_TRY).await;
+            self.chores.go_on_for(LAST_TRY).await;
         }
-        self.crew.end().await;
+        self.chores.end();
         let gone = cause == Some(LossCause::SessionGone) && self.plan.check.is_none();
         let ended = if gone {
             Ok(())
         } else {
-            self.end(deadline).await
+            end(&self.client, &self.session, &self.plan, deadline).await
         };
         // Only now can none come late, because no session is there to take it.
         let tickets = self.tickets.drain();
@@ -473,17 +494,6 @@ impl Living {
         ended
     }
 
-    async fn end(&self, deadline: Instant) -> Result<()> {
-        let ended = session::end(&self.client, &self.session, &self.plan, deadline).await;
-        match &ended {
-            Ok(()) => tracing::debug!(session = %self.session, "session ended"),
-            Err(err) => {
-                tracing::warn!(session = %self.session, error = %err.chain(), "session not ended");
-            }
-        }
-        ended
-    }
-
     /// Gives up all that is held, and what a try that is on its way may still bring.
     async fn unlock_all(&mut self) {
         let staying = self.held.iter().filter(|kept| !kept.leaving);
@@ -494,9 +504,9 @@ impl Living {
         let end = Instant::now() + GOODBYE / 2;
         let last_try = Instant::now() + LAST_TRY;
         loop {
-            // Watches and proofs end with the crew; they are not waited for.
+            // Watches and proofs end with the chores; they are not waited for.
             let by = if self.held.is_empty() { last_try } else { end };
-            match tokio::time::timeout_at(by, self.crew.next()).await {
+            match tokio::time::timeout_at(by, self.chores.next()).await {
                 Ok(Some(done)) => self.done_at_last(done),
                 Ok(None) | Err(_) => return,
             }
@@ -524,6 +534,15 @@ impl Living {
             | Done::Watched => {}
         }
     }
+}
+
+async fn end(client: &Client, session: &SessionId, plan: &Plan, deadline: Instant) -> Result<()> {
+    let ended = session::end(client, session, plan, deadline).await;
+    match &ended {
+        Ok(()) => tracing::debug!(%session, "session ended"),
+        Err(err) => tracing::warn!(%session, error = %err.chain(), "session not ended"),
+    }
+    ended
 }
 
 impl Drop for Living {

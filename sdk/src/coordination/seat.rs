@@ -6,11 +6,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::attempt::{
-    LONGEST_WAIT, PATIENCE, QUIET, Released, Tried, as_seen, judged, next_index, read_back,
-    taken_away, was_not_applied,
+    LONGEST_WAIT, PATIENCE, Released, Tried, as_seen, judged, next_index, read_back, taken_away,
+    was_not_applied,
 };
 use super::belief::Belief;
-use super::clock::Clock;
 use super::held::Hold;
 use super::roster::{Dead, Prefix, Roster, SEMAPHORE_FLAGS, Scene};
 use crate::api::txn::{FailureReason, KvOp, Outcome};
@@ -198,8 +197,7 @@ async fn leave_once(client: &Client, hold: &Hold, prefix: &Prefix) -> Result<Opt
 /// Follows a place, and ends the hold when it is no longer the session's.
 ///
 /// It is not what safety rests on: it tells early what a proof would tell late.
-pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix, clock: Clock) {
-    clock.sleep_until(clock.now() + QUIET).await;
+pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix) {
     let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     let mut index = hold.token.get();
     loop {

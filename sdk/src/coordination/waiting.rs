@@ -126,9 +126,12 @@ impl Waiting {
 
     /// Claims keys for a session. Cancel safe.
     pub(super) async fn claim(&self, tenure: &Tenure, keys: &[Key]) -> Claimed {
+        // Mostly nobody is in the way, and then no timer is needed.
+        if let Some(claim) = tenure.claims.try_claim(keys) {
+            return Claimed::Yes(claim);
+        }
         if self.only_tries() {
-            let claim = tenure.claims.try_claim(keys);
-            return claim.map_or(Claimed::ByOthers, Claimed::Yes);
+            return Claimed::ByOthers;
         }
         tokio::select! {
             biased;

@@ -9,9 +9,9 @@ mod raw;
 #[cfg(feature = "peers")]
 mod rs_consul;
 
-use crate::Outcome;
 use crate::contest::Contender;
 use crate::control_plane::Stage;
+use crate::{Outcome, peers};
 
 pub(super) use by_hand::ByHand;
 #[cfg(feature = "peers")]
@@ -22,31 +22,14 @@ pub(super) use raw::Raw;
 #[cfg(feature = "peers")]
 pub(super) use rs_consul::RsConsul;
 
-/// The crate rs-consul as shipped.
-pub(super) const RS_CONSUL: &str = "rs-consul";
-
-/// The crate consulrs.
-pub(super) const CONSULRS: &str = "consulrs";
-
-/// The reference client `github.com/hashicorp/consul/api`, in a program of its own.
-pub(super) const GO: &str = "go";
+pub(super) use crate::peers::{CONSULRS, GO, RS_CONSUL};
 
 /// Those of the named peers that are at hand.
 pub(super) fn peers<'a>(
     stage: &Stage,
     names: &'a [&'static str],
-) -> impl Iterator<Item = Contender> + 'a {
-    let go = stage.go.is_some();
-    names
-        .iter()
-        .filter(move |name| {
-            if **name == GO {
-                go
-            } else {
-                cfg!(feature = "peers")
-            }
-        })
-        .map(|name| Contender::peer(name))
+) -> impl Iterator<Item = Contender> + use<'a> {
+    peers::at_hand(stage.go.is_some(), names)
 }
 
 /// A client under measurement.
