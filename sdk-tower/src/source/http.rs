@@ -123,6 +123,16 @@ impl Stream for HealthSource {
                     let set = this.read(&snapshot);
                     // What changed may not matter for calls: the output of a check, a tag.
                     if this.told.as_ref() != Some(&set) {
+                        if set.is_empty() {
+                            // Consul tells nothing of what the token may not read.
+                            tracing::warn!(
+                                listed = snapshot.len(),
+                                not_to_be_called = this.skipped,
+                                "no endpoints: the instances that Consul lists are critical or cannot \
+                                 be called; if it lists none, the name may be wrong, or the token \
+                                 may not read the service"
+                            );
+                        }
                         this.told = Some(set.clone());
                         return Poll::Ready(Some(set));
                     }
