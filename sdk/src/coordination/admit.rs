@@ -300,6 +300,9 @@ impl Seeker<'_> {
 
     /// Waits for a change, or until `at`; `None` if nothing has changed until then.
     async fn wait(&mut self, scene: &Scene, at: Option<Instant>) -> Result<Option<Scene>> {
+        if at.is_none() {
+            self.waiting.paced().await;
+        }
         let changed = match at {
             None => self.change(scene).await,
             Some(at) => tokio::select! {

@@ -15,6 +15,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, SessionId};
 use crate::proto::backoff::Backoff;
+use crate::proto::pace::Pace;
 
 /// A key to take, as it was seen free.
 #[derive(Clone, Debug)]
@@ -323,6 +324,11 @@ pub(super) fn content_of(pair: &Pair) -> Content {
 /// What is held for less than this is not watched: it would cost a connection each time.
 pub(super) const QUIET: Duration = Duration::from_millis(500);
 
+/// How fast a holder looks at what it holds when that changes all the time.
+pub(super) const fn watch_pace() -> Pace {
+    Pace::new(8, Duration::from_millis(100))
+}
+
 /// The longest wait of one query.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
@@ -350,11 +356,13 @@ pub(super) async fn follow(client: &Client, hold: &Hold, place: usize) {
     let mut pause = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     // Servers that are set back have no leader for a moment.
     let mut doubt = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    let mut pace = watch_pace();
     let mut index = hold
         .contents()
         .get(place)
         .map_or(1, |content| content.modify_index.max(1));
     loop {
+        tokio::time::sleep_until(pace.take(Instant::now())).await;
         let mut read = client.kv().get(key.as_str());
         if index > 0 {
             read = read.wait_for_change(index, LONGEST_WAIT);

@@ -126,6 +126,9 @@ struct Kept {
 /// How long a goodbye may take: what it does not reach ends by the session's TTL.
 const GOODBYE: Duration = Duration::from_secs(10);
 
+/// How long after an unlock that failed the next one is tried.
+const UNLOCK_AGAIN: Duration = Duration::from_secs(2);
+
 /// How long a goodbye waits for a try that is on its way.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
@@ -302,15 +305,7 @@ impl Living {
                 self.told(Some(err));
             }
             Done::Tried(aim, claim, reply, tried) => self.tried(aim, claim, reply, tried),
-            Done::Released(hold, reply, result) => {
-                if let Err(err) = &result {
-                    tracing::warn!(keys = ?hold.keys, error = %err.chain(), "lock not released");
-                }
-                self.held.retain(|kept| !Arc::ptr_eq(&kept.hold, &hold));
-                if let Some(reply) = reply {
-                    reply.send(result).ok();
-                }
-            }
+            Done::Released(hold, reply, result) => self.released(&hold, reply, result),
             Done::Looked(aim, claim, _, Some(index)) => {
                 // It came late, and nobody waits for it.
                 let hold = self.hold(&aim, index, claim);
@@ -328,6 +323,43 @@ impl Living {
             Done::Left(key) => self.tickets.removed(&key),
             Done::Watched => {}
         }
+    }
+
+    fn released(
+        &mut self,
+        hold: &Arc<Hold>,
+        reply: Option<oneshot::Sender<Result<Released>>>,
+        result: Result<Released>,
+    ) {
+        let leaving = *self.leaving.borrow();
+        match &result {
+            Err(err) if !leaving => {
+                tracing::warn!(keys = ?hold.keys, error = %err.chain(), "lock not released yet");
+                self.release_later(Arc::clone(hold));
+            }
+            _ => self.held.retain(|kept| !Arc::ptr_eq(&kept.hold, hold)),
+        }
+        if let Some(reply) = reply {
+            reply.send(result).ok();
+        }
+    }
+
+    /// Unlocks again what could not be unlocked, as long as the session lives.
+    ///
+    /// The session is renewed, so nobody else would unlock it. Until that is done the claim stays:
+    /// the keys still are the session's, and who took them again by it would hold by the former
+    /// token, and could lose them to the unlock that came late.
+    fn release_later(&mut self, hold: Arc<Hold>) {
+        let client = self.client.clone();
+        let mut leaving = self.leaving.subscribe();
+        self.chores.start(async move {
+            tokio::time::timeout(UNLOCK_AGAIN, leaving.wait_for(|leaving| *leaving))
+                .await
+                .ok();
+            let deadline = Instant::now() + GOODBYE;
+            let result = aim::give_up(&client, &hold, deadline).await;
+            Done::Released(hold, None, result)
+        });
     }
 
     /// Tells everybody what is known now.

@@ -417,8 +417,9 @@ impl Holder {
 /// # Drop
 ///
 /// Dropping it, anywhere, stops the belief at once, and unlocks in the background as long as the
-/// runtime lives. [`release`](Self::release) waits for it. What neither reaches is unlocked by
-/// Consul when the session's TTL is over.
+/// runtime lives. [`release`](Self::release) waits for it. An unlock that fails is tried again for
+/// as long as the session lives; until it is done, nobody takes the key by the same
+/// [lease](Lock::lease). A session that ends before is followed by its lock-delay.
 #[must_use = "dropping a guard releases the lock"]
 pub struct LockGuard {
     grip: Grip,

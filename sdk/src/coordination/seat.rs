@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::attempt::{
     LONGEST_WAIT, PATIENCE, Released, Tried, as_seen, judged, next_index, read_back, taken_away,
-    was_not_applied,
+    was_not_applied, watch_pace,
 };
 use super::belief::Belief;
 use super::held::Hold;
@@ -199,8 +199,10 @@ async fn leave_once(client: &Client, hold: &Hold, prefix: &Prefix) -> Result<Opt
 /// It is not what safety rests on: it tells early what a proof would tell late.
 pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix) {
     let mut pause = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+    let mut pace = watch_pace();
     let mut index = hold.token.get();
     loop {
+        tokio::time::sleep_until(pace.take(Instant::now())).await;
         let mut read = client.kv().list(prefix.folder());
         if index > 0 {
             read = read.wait_for_change(index, LONGEST_WAIT);

@@ -373,6 +373,7 @@ impl Seeker<'_> {
         let Some(view) = views.get_mut(place) else {
             return Ok(());
         };
+        self.waiting.paced().await;
         match self.change(view, place).await {
             Ok(changed) => {
                 self.tell(&changed);

@@ -273,8 +273,8 @@ fn places(limit: u32) -> Result<()> {
 /// # Drop
 ///
 /// Dropping it, anywhere, stops the belief at once, and gives the place back in the background as
-/// long as the runtime lives. [`release`](Self::release) waits for it. What neither reaches ends
-/// with the session's TTL, and others have the place after its lock-delay.
+/// long as the runtime lives. [`release`](Self::release) waits for it. What fails is tried again for
+/// as long as the session lives. Once that has ended, others have the place after its lock-delay.
 #[must_use = "dropping a permit gives its place back"]
 pub struct Permit {
     grip: Grip,

@@ -111,6 +111,12 @@ fn nowhere(client: &Client, err: Error) -> Error {
         Some(datacenter) if err.kind() == ErrorKind::UnknownDatacenter => {
             err.at(&format!("a session in datacenter {datacenter:?}"))
         }
+        // Consul took longer than the check's TTL between the two requests: another try may be faster.
+        _ if is_refused && err.to_string().contains("is in critical state") => {
+            Error::new(ErrorKind::Timeout)
+                .context("a session: the check that it is bound to had expired before it was made")
+                .caused_by(err)
+        }
         Some(datacenter) if is_refused => err.at(&format!(
             "a session in datacenter {datacenter:?}, where the agent's own node is to be: ask an \
              agent of that datacenter"

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::attempt::LONGEST_WAIT;
 use super::claims::Claim;
@@ -13,6 +14,7 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, SessionId};
 use crate::proto::backoff::Backoff;
+use crate::proto::pace::Pace;
 
 /// Whether to wait for those who hold.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,6 +28,7 @@ pub(super) enum Patience {
 pub(super) struct Waiting {
     patience: Patience,
     pause: Backoff,
+    pace: Pace,
     sight: Sight,
 }
 
@@ -81,6 +84,7 @@ impl Waiting {
         Self {
             patience,
             pause: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            pace: Pace::new(BURST, PACE),
             sight,
         }
     }
@@ -108,6 +112,12 @@ impl Waiting {
         tell(err);
         tokio::time::sleep(self.pause.next(rand::random())).await;
         Ok(())
+    }
+
+    /// Waits for as long as it takes not to ask too often: what is waited for may change all the
+    /// time, without becoming free.
+    pub(super) async fn paced(&mut self) {
+        tokio::time::sleep_until(self.pace.take(Instant::now())).await;
     }
 
     /// Consul has answered.
@@ -171,6 +181,12 @@ pub(super) async fn in_time<T>(
         .ok()
         .transpose()
 }
+
+/// So many answers in a row that tell of a change are followed by the next query at once: a few
+/// hand-overs between two who are fast.
+const BURST: u32 = 32;
+/// From then on one query in this time.
+const PACE: Duration = Duration::from_millis(20);
 
 /// The pause after an answer that told nothing: the time is over, or it came early, and may come
 /// again as fast.
