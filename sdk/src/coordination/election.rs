@@ -262,6 +262,7 @@ impl Election {
     /// - When Consul could not be told of the last hand-over within 10 s. Nothing is believed any
     ///   more in any case, and the session ends by its TTL.
     /// - Whatever else Consul refuses a campaign with. What may pass is waited out, not told.
+    ///   An answer that is not Consul's, such as a proxy's page with status 200 or 404, may not.
     ///
     /// # Cancel safety
     ///

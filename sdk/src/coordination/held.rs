@@ -52,7 +52,8 @@ impl Held {
     ///
     /// The future owns what it needs: it may outlive the guard, whose release ends it. It depends
     /// on the clock and on nothing else; where the runtime itself stands still, ask
-    /// [`check`](Self::check).
+    /// [`check`](Self::check). Polled from outside of the runtime at the very moment that ends, it may
+    /// panic, as all of Tokio's timers do.
     ///
     /// # Cancel safety
     ///

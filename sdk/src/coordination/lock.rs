@@ -206,6 +206,7 @@ impl Lock {
     /// - [`ErrorKind::Timeout`] when the [`deadline`](Self::deadline) is over; the text says who
     ///   holds it, or that Consul does not answer, with the cause as the error's source.
     /// - Whatever else Consul refuses it with. What may pass is waited out, not told.
+    ///   An answer that is not Consul's, such as a proxy's page with status 200 or 404, may not.
     ///
     /// # Cancel safety
     ///

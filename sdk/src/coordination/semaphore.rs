@@ -153,6 +153,7 @@ impl Semaphore {
     /// - [`ErrorKind::Timeout`] when the [`deadline`](Self::deadline) is over; the text says whether
     ///   Consul answered.
     /// - Whatever else Consul refuses it with. What may pass is waited out, not told.
+    ///   An answer that is not Consul's, such as a proxy's page with status 200 or 404, may not.
     ///
     /// # Cancel safety
     ///
