@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::Outcome;
 use crate::contest::{Contender, Contest, Metric, OURS, Sample};
 use crate::coordination::job::Job;
-use crate::coordination::subject::{self, ByHand, Ours, Subject};
+use crate::coordination::subject::{self, ByHand, Ours, OursFair, Subject};
 use crate::coordination::{HAND_OVER, Stage, percentiles};
 use crate::load::micros;
 use crate::{peers, usage};
@@ -34,28 +34,36 @@ const WRITES: Metric = Metric {
 
 pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
     let quick = stage.args.quick;
-    let mut contenders = vec![Contender::OURS, Contender::floor(subject::REQWEST)];
-    contenders.extend(stage.peers(&[peers::CONSULRS, peers::GO]));
-    let [p50, p99, cpu] = HAND_OVER;
-    let mut contest = Contest::new(BENCH, &[WRITES, p50, p99, cpu], contenders)
-        .param("contenders", CONTENDERS as u64);
     let rounds = if quick { 3 } else { stage.args.rounds() };
-    contest
-        .run(rounds, async |contender: &Contender, _| {
-            let job = Job {
-                concurrency: CONTENDERS,
-                at_least: if quick { 20 } else { 60 },
-                hold_ms: 50,
-                ..stage.job(BENCH, contender)
-            };
-            stage.measure(&job).await
-        })
-        .await;
-    stage.report.show(&contest)
+    let [p50, p99, cpu] = HAND_OVER;
+    for fair in [false, true] {
+        let mut contenders = vec![Contender::OURS, Contender::floor(subject::REQWEST)];
+        if !fair {
+            contenders.extend(stage.peers(&[peers::CONSULRS, peers::GO]));
+        }
+        let mut contest = Contest::new(BENCH, &[WRITES, p50, p99, cpu], contenders)
+            .param("contenders", CONTENDERS as u64)
+            .param("order", if fair { "fair" } else { "any" });
+        contest
+            .run(rounds, async |contender: &Contender, _| {
+                let job = Job {
+                    fair,
+                    concurrency: CONTENDERS,
+                    at_least: if quick { 10 } else { 60 },
+                    hold_ms: 50,
+                    ..stage.job(BENCH, contender)
+                };
+                stage.measure(&job).await
+            })
+            .await;
+        stage.report.show(&contest)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
     match job.contender.as_str() {
+        OURS if job.fair => contender::<OursFair>(job).await,
         OURS => contender::<Ours>(job).await,
         subject::REQWEST => contender::<ByHand>(job).await,
         #[cfg(feature = "peers")]

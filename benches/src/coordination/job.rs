@@ -21,6 +21,8 @@ pub struct Job {
     /// Whether each lock of ours has a lease of its own, which ends with it: what one gets without
     /// a word.
     pub own_lease: bool,
+    /// Whether ours stands in line.
+    pub fair: bool,
     /// What this process does in a crash: hold, or wait.
     pub role: String,
     /// Concurrent loops, or contenders.

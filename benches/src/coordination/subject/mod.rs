@@ -17,7 +17,7 @@ use crate::Outcome;
 pub(super) use by_hand::ByHand;
 #[cfg(feature = "peers")]
 pub(super) use consulrs::Consulrs;
-pub(super) use ours::{Ours, OursAlone};
+pub(super) use ours::{Ours, OursAlone, OursFair};
 pub(super) use raw::Raw;
 #[cfg(feature = "peers")]
 pub(super) use rs_consul::RsConsul;

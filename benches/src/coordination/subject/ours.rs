@@ -38,6 +38,30 @@ impl Subject for Ours {
     }
 }
 
+/// Locks on a lease that is kept, and stands in line for them.
+pub(in crate::coordination) struct OursFair(Ours);
+
+impl Subject for OursFair {
+    type Guard = LockGuard;
+
+    async fn connect(address: &str) -> Outcome<Self> {
+        Ok(Self(Ours::connect(address).await?))
+    }
+
+    fn another(&self) -> Self {
+        Self(self.0.another())
+    }
+
+    async fn lock(&mut self, key: &str) -> Outcome<LockGuard> {
+        let lock = self.0.client.lock(key).lease(&self.0.lease).fair();
+        Ok(lock.acquire().await?)
+    }
+
+    async fn unlock(&mut self, guard: LockGuard) -> Outcome<()> {
+        released(guard).await
+    }
+}
+
 /// Locks with a lease of its own each time: what one gets without a word.
 pub(in crate::coordination) struct OursAlone(Client);
 
