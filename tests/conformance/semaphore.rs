@@ -156,11 +156,12 @@ async fn a_limit_that_changes_is_followed(agent: &TestAgent) {
     let (client, prefix) = (agent.client(), agent.name("places"));
     let one = client.semaphore(&prefix, 1);
     let first = one.acquire().await.unwrap();
-    // Somebody else makes room for one that waits already.
-    let waiting = client.semaphore(&prefix, 1);
+    // Somebody else makes room for one that waits already, and knows of the semaphore.
+    let waiting = one.clone();
+    let other = client.semaphore(&prefix, 1);
     let (second, ()) = tokio::join!(waiting.acquire(), async {
         eventually(LONG, async || agent.sessions(&prefix).await == 2).await;
-        one.set_limit(2).await.unwrap();
+        other.set_limit(2).await.unwrap();
     });
     let second = second.unwrap();
     first.check().unwrap();

@@ -293,6 +293,7 @@ impl Agent {
     /// When it does not run.
     pub fn freeze(&self) {
         self.running().signal("STOP");
+        self.running().until_stopped();
     }
 
     /// Lets it go on after [`freeze`](Self::freeze).

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
 /// Holds the read end of a pipe whose write end only the test process has. End of file means
 /// that the process is gone (or has dropped its [`Process`]): the child is killed and its folder
@@ -83,6 +84,30 @@ impl Process {
             "process {} takes no {name}",
             self.pid
         );
+    }
+
+    /// Waits until all of its threads stand still: until then it may answer. Where there is no
+    /// `/proc`, nobody can tell.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a few milliseconds, right after a shell that was waited for in the same way"
+    )]
+    pub(super) fn until_stopped(&self) {
+        let tasks = format!("/proc/{}/task", self.pid);
+        let runs = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state stands behind the name, which is in parentheses.
+            let state = stat.rsplit(") ").next().unwrap_or_default();
+            !state.is_empty() && !state.starts_with('T')
+        };
+        for _ in 0..5_000 {
+            let tasks = fs::read_dir(&tasks).into_iter().flatten();
+            if !tasks.flatten().any(runs) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("process {} does not stop", self.pid);
     }
 
     /// Kills it and waits until it is gone; its folder stays.
