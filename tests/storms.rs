@@ -12,20 +12,25 @@
 //! `LICTOR_STORM_SEED=17 cargo test -p lictor-tests --test storms`. What the library itself draws,
 //! its jitter, is not the seed's, so that a seed is gone through many times then.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use lictor::Client;
+use lictor::api::session::Session as SessionInfo;
 use lictor::coordination::{
     Attempt, Held, Leadership, Lease, LockGuard, Next, Permit, Profile, Released, Term,
 };
-use lictor::embedded::{Agent, Fault};
+use lictor::embedded::{Agent, Body, Fault};
+use lictor::transport::Request;
 use support::Rng;
 use support::path::{Path, Weather};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use tower::{Service, service_fn};
 
 /// How long things go wrong, and how long it is calm then.
 const STORM: Duration = Duration::from_secs(150);
@@ -402,9 +407,11 @@ fn weather(seed: u64, tally: &mut Tally) -> Result<(), String> {
                 wrong: None,
             }),
         });
+        let made = Made::default();
         let mut contenders = JoinSet::new();
         for (number, path) in paths.iter().enumerate() {
-            let client = Client::builder().transport(path.clone()).build().unwrap();
+            let client = Client::builder().transport(made.heard(path.clone()));
+            let client = client.build().unwrap();
             let lease = sharing[number].then(|| {
                 let lease = client.lease().profile(world.profile.clone());
                 lease.build().unwrap()
@@ -435,7 +442,7 @@ fn weather(seed: u64, tally: &mut Tally) -> Result<(), String> {
         if world.places() == 1 && !sharing.contains(&true) {
             in_order(&look).await?;
         }
-        nothing_left(&agent, &look).await?;
+        nothing_left(&agent, &look, &made).await?;
         tally.storms += 1;
         let begun = world.table().begun.clone();
         tally.held += begun.into_iter().map(u64::from).sum::<u64>();
@@ -459,21 +466,63 @@ async fn in_order(look: &Client) -> Result<(), String> {
     }
 }
 
+/// What the sessions were asked for with whose makers have heard that they are made.
+#[derive(Clone, Default)]
+struct Made(Arc<Mutex<Vec<Bytes>>>);
+
+impl Made {
+    /// A path whose answers are noted.
+    fn heard(
+        &self,
+        path: Path,
+    ) -> impl Service<Request, Response = Response<Body>, Error = io::Error, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + use<> {
+        let all = Arc::clone(&self.0);
+        service_fn(move |request: Request| {
+            let is_making = request.uri().path() == "/v1/session/create";
+            let made = is_making.then(|| (Arc::clone(&all), request.body().clone()));
+            let answer = path.clone().call(request);
+            async move {
+                let answer = answer.await?;
+                if let Some((all, asked)) = made.filter(|_| answer.status().is_success()) {
+                    all.lock().unwrap().push(asked);
+                }
+                Ok(answer)
+            }
+        })
+    }
+
+    fn has(&self, session: &SessionInfo) -> bool {
+        let all = self.0.lock().unwrap();
+        let mut asked = all.iter().map(|asked| String::from_utf8_lossy(asked));
+        asked.any(|asked| asked.contains(session.name()))
+    }
+}
+
 /// All have gone: so must what they held, within the time that a goodbye has.
-async fn nothing_left(agent: &Agent, look: &Client) -> Result<(), String> {
-    let end = Instant::now() + Duration::from_secs(12);
+///
+/// A session whose maker never heard of it, because the request was late or its answer was lost,
+/// holds nothing, and ends by its TTL.
+async fn nothing_left(agent: &Agent, look: &Client, made: &Made) -> Result<(), String> {
+    let goodbye = Instant::now() + Duration::from_secs(12);
+    let expiry = Instant::now() + Duration::from_secs(40);
     loop {
         let pairs = look.kv().list("").await.unwrap().into_value();
         let locks = pairs.iter().filter(|pair| pair.session().is_some()).count();
-        let sessions = look.session().list().await.unwrap().len();
+        let sessions = look.session().list().await.unwrap().into_value();
         let tasks = Handle::current().metrics().num_alive_tasks();
         let queries = agent.requests().open_queries();
-        if locks + sessions + tasks + queries == 0 {
+        let more = locks + tasks + queries;
+        if more + sessions.len() == 0 {
             break;
         }
-        if Instant::now() > end {
+        let late = more > 0 || sessions.iter().any(|session| made.has(session));
+        if Instant::now() > if late { goodbye } else { expiry } {
             return Err(format!(
-                "left behind: {locks} locks, {sessions} sessions, {tasks} tasks, {queries} queries"
+                "left behind: {locks} locks, {tasks} tasks, {queries} queries, {sessions:?}"
             ));
         }
         sleep(Duration::from_millis(50)).await;
