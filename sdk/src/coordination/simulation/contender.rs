@@ -48,7 +48,7 @@ pub(super) struct Contender {
     /// Whether it keeps its session from one hold to the next, as a shared lease does.
     pub(super) shares: bool,
     /// Whether it waits in line.
-    pub(super) fair: bool,
+    fair: bool,
     /// The session whose ticket stands there, as far as it knows.
     ticket: Option<u32>,
     /// Since when it sees the key free at which index, by its own clock.
