@@ -91,7 +91,6 @@ where
     Some(Gathering(Box::new(List {
         splitter: Splitter::new(),
         table: Table::default(),
-        came: 0,
         items: Vec::new(),
     })))
 }
@@ -99,8 +98,6 @@ where
 struct List<T> {
     splitter: Splitter,
     table: Table,
-    /// How many bytes have come.
-    came: usize,
     items: Vec<Arc<T>>,
 }
 
@@ -109,11 +106,9 @@ impl<T: DeserializeOwned + Send + Sync> Gather for List<T> {
         let Self {
             splitter,
             table,
-            came,
             items,
         } = self;
-        *came = came.saturating_add(piece.len());
-        table.within(*came, || {
+        table.within(splitter.came().saturating_add(piece.len()), || {
             splitter.push(piece, |text| {
                 items.push(Arc::new(json::read(text)?));
                 Ok(())
@@ -124,7 +119,7 @@ impl<T: DeserializeOwned + Send + Sync> Gather for List<T> {
 
 impl<T: DeserializeOwned + Send + Sync> Gathered<Vec<Arc<T>>> for List<T> {
     fn began(&self) -> bool {
-        self.came > 0
+        self.splitter.came() > 0
     }
 
     fn finish(self: Box<Self>) -> Result<Vec<Arc<T>>, BoxError> {

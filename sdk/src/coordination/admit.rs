@@ -8,13 +8,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::aim::Aim;
+use super::attempt::{next_index, since};
 use super::claims::Claim;
 use super::held::Hold;
 use super::keeper::Taken;
 use super::lease::{Lease, Tenure};
 use super::roster::{Prefix, Roster, Scene, Standing};
 use super::seat::{self, Bid, Swept};
-use super::waiting::{Claimed, Patience, Sight, UNCHANGED, Waiting, next_index, since};
+use super::waiting::{Claimed, Patience, Sight, UNCHANGED, Waiting, long_wait};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::SessionId;
@@ -27,8 +28,6 @@ pub(super) struct Wish<'a> {
     pub(super) limit: &'a Limit,
     /// What to write into the session's key.
     pub(super) value: Bytes,
-    /// What was seen last.
-    pub(super) sight: Sight,
 }
 
 /// What was found.
@@ -117,11 +116,16 @@ struct Seeker<'a> {
 /// Takes a place, or says that there is none.
 ///
 /// Cancel safe: what a try takes that nobody waits for any more, the keeper gives up.
-pub(super) async fn admit(lease: &Lease, wish: &Wish<'_>, patience: Patience) -> Result<Admitted> {
+pub(super) async fn admit(
+    lease: &Lease,
+    wish: &Wish<'_>,
+    patience: Patience,
+    sight: &Sight,
+) -> Result<Admitted> {
     let mut seeker = Seeker {
         client: lease.client(),
         wish,
-        waiting: Waiting::new(patience, wish.sight.clone()),
+        waiting: Waiting::new(patience, sight.clone()),
         contest: Contest::default(),
         others: BTreeMap::new(),
     };
@@ -300,11 +304,11 @@ impl Seeker<'_> {
 
     /// Waits for a change, or until `at`; `None` if nothing has changed until then.
     async fn wait(&mut self, scene: &Scene, at: Option<Instant>) -> Result<Option<Scene>> {
-        if at.is_none() {
-            self.waiting.paced().await;
-        }
         let changed = match at {
-            None => self.change(scene).await,
+            None => {
+                self.waiting.paced().await;
+                self.change(scene).await
+            }
             Some(at) => tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(at) => return Ok(None),
@@ -329,7 +333,7 @@ impl Seeker<'_> {
     /// One blocking query.
     async fn change(&self, scene: &Scene) -> Result<Scene> {
         let list = self.client.kv().list(self.wish.prefix.folder());
-        let answer = since(list, scene.index).await?;
+        let answer = since(list, scene.index, long_wait()).await?;
         let (pairs, meta) = answer.into_parts();
         let index = next_index(meta.index(), scene.index);
         Scene::read(self.wish.prefix, pairs, index)

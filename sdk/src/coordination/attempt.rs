@@ -11,6 +11,7 @@ use super::roster::LOCK_FLAGS;
 use super::state::{LossCause, Lost};
 use crate::api::kv::Pair;
 use crate::api::txn::{Failure, FailureReason, KvOp, Outcome};
+use crate::api::{Endpoint, Read};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, SessionId};
@@ -50,6 +51,16 @@ pub(super) enum Tried {
 
 /// How long one answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Consul's transactions took 64 operations before 1.14.
+pub(super) const MOST_OPERATIONS: usize = 64;
+
+/// When something that a lost request may still bring about is looked at, each time after the last.
+pub(super) const LOOKS: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(3),
+    Duration::from_secs(15),
+];
 
 pub(super) async fn attempt(
     client: &Client,
@@ -332,18 +343,32 @@ pub(super) const fn watch_pace() -> Pace {
 /// The longest wait of one query.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// Where a watch goes on from, once an answer has told this index.
+/// A query that waits for a change since this index; for 0, one that does not wait.
+pub(super) fn since<E: Endpoint>(read: Read<E>, index: u64, wait: Duration) -> Read<E> {
+    match index {
+        0 => read,
+        _ => read.wait_for_change(index, wait),
+    }
+}
+
+/// The index to wait from after an answer: one that has not grown is none.
 ///
-/// One that has not grown may mean servers that were set back to a snapshot: they answer whoever
-/// waits with what they knew before, at once (measured on 1.8.7). What is there now is looked at
-/// without waiting, and without a pause: the next one may hold soon.
-pub(super) async fn next_index(told: u64, index: u64) -> u64 {
-    if index == 0 {
+/// The time may be over. But servers that are set back to a snapshot answer whoever waits with what
+/// they knew before, at once (measured on 1.8.7), and who waited on from there would wait for an
+/// index that what is there now may not have for a long time.
+pub(super) fn next_index(told: Option<u64>, known: u64) -> u64 {
+    told.filter(|told| *told > known).unwrap_or(0)
+}
+
+/// Where a holder's watch goes on from, once an answer has told this index.
+///
+/// What is to be looked at again is looked at without a pause: the next one may hold soon.
+pub(super) async fn watched_to(told: u64, known: u64) -> u64 {
+    if known == 0 {
         // It may have been in vain, and be so again.
         tokio::time::sleep(QUIET).await;
-        return told;
     }
-    if told > index { told } else { 0 }
+    next_index(Some(told), known)
 }
 
 /// Follows one held key, and ends the hold when it is no longer the session's.
@@ -363,10 +388,7 @@ pub(super) async fn follow(client: &Client, hold: &Hold, place: usize) {
         .map_or(1, |content| content.modify_index.max(1));
     loop {
         tokio::time::sleep_until(pace.take(Instant::now())).await;
-        let mut read = client.kv().get(key.as_str());
-        if index > 0 {
-            read = read.wait_for_change(index, LONGEST_WAIT);
-        }
+        let read = since(client.kv().get(key.as_str()), index, LONGEST_WAIT);
         let Ok(answer) = read.await else {
             tokio::time::sleep(pause.next(rand::random())).await;
             continue;
@@ -398,6 +420,6 @@ pub(super) async fn follow(client: &Client, hold: &Hold, place: usize) {
                 return;
             }
         }
-        index = next_index(told, index).await;
+        index = watched_to(told, index).await;
     }
 }

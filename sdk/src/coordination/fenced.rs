@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::attempt::{look_again, taken_away};
+use super::attempt::{MOST_OPERATIONS, look_again, taken_away};
 use super::held::Held;
 use super::state::Lost;
 use crate::api::kv::Kv;
@@ -59,9 +59,6 @@ pub struct Fenced<'a> {
     kv: Kv,
     held: &'a Held,
 }
-
-/// Consul's transactions took 64 operations before 1.14.
-const MOST_OPERATIONS: usize = 64;
 
 impl<'a> Fenced<'a> {
     /// Writes a value.

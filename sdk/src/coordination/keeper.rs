@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::aim::{self, Aim};
-use super::attempt::{QUIET, Released, Tried};
+use super::attempt::{LOOKS, QUIET, Released, Tried};
 use super::belief::Belief;
 use super::claims::Claim;
 use super::clock::Clock;
@@ -131,13 +131,6 @@ const UNLOCK_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long a goodbye waits for a try that is on its way.
 const LAST_TRY: Duration = Duration::from_secs(1);
-
-/// When a key that a lost request may still take is looked at, each time after the last.
-const LOOKS: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(3),
-    Duration::from_secs(15),
-];
 
 impl Keeper {
     pub(super) async fn run(
@@ -281,12 +274,33 @@ impl Living {
         for kept in &mut self.held {
             kept.leaving |= Arc::ptr_eq(&kept.hold, &hold);
         }
-        let client = self.client.clone();
-        let deadline = Instant::now() + GOODBYE;
+        self.unlock(hold, reply, Duration::ZERO);
+    }
+
+    /// Unlocks after so long, or when the session is about to end.
+    fn unlock(
+        &mut self,
+        hold: Arc<Hold>,
+        reply: Option<oneshot::Sender<Result<Released>>>,
+        after: Duration,
+    ) {
+        let (client, rest) = (self.client.clone(), self.rest(after));
         self.chores.start(async move {
-            let result = aim::give_up(&client, &hold, deadline).await;
+            rest.await;
+            let result = aim::give_up(&client, &hold, Instant::now() + GOODBYE).await;
             Done::Released(hold, reply, result)
         });
+    }
+
+    /// Resolves after so long, or when the session is about to end.
+    fn rest(&self, time: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let mut leaving = self.leaving.subscribe();
+        async move {
+            if !time.is_zero() {
+                let leaving = leaving.wait_for(|leaving| *leaving);
+                tokio::time::timeout(time, leaving).await.ok();
+            }
+        }
     }
 
     fn done(&mut self, done: Done) {
@@ -335,31 +349,16 @@ impl Living {
         match &result {
             Err(err) if !leaving => {
                 tracing::warn!(keys = ?hold.keys, error = %err.chain(), "lock not released yet");
-                self.release_later(Arc::clone(hold));
+                // The session is renewed, so nobody else would unlock it. Until that is done the
+                // claim stays: the keys still are the session's, and who took them again by it
+                // would hold by the former token, and could lose them to the unlock that came late.
+                self.unlock(Arc::clone(hold), None, UNLOCK_AGAIN);
             }
             _ => self.held.retain(|kept| !Arc::ptr_eq(&kept.hold, hold)),
         }
         if let Some(reply) = reply {
             reply.send(result).ok();
         }
-    }
-
-    /// Unlocks again what could not be unlocked, as long as the session lives.
-    ///
-    /// The session is renewed, so nobody else would unlock it. Until that is done the claim stays:
-    /// the keys still are the session's, and who took them again by it would hold by the former
-    /// token, and could lose them to the unlock that came late.
-    fn release_later(&mut self, hold: Arc<Hold>) {
-        let client = self.client.clone();
-        let mut leaving = self.leaving.subscribe();
-        self.chores.start(async move {
-            tokio::time::timeout(UNLOCK_AGAIN, leaving.wait_for(|leaving| *leaving))
-                .await
-                .ok();
-            let deadline = Instant::now() + GOODBYE;
-            let result = aim::give_up(&client, &hold, deadline).await;
-            Done::Released(hold, None, result)
-        });
     }
 
     /// Tells everybody what is known now.
@@ -410,11 +409,9 @@ impl Living {
             return;
         };
         let (client, session) = (self.client.clone(), self.session.clone());
-        let mut leaving = self.leaving.subscribe();
+        let rest = self.rest(pause);
         self.chores.start(async move {
-            tokio::time::timeout(pause, leaving.wait_for(|leaving| *leaving))
-                .await
-                .ok();
+            rest.await;
             let index = aim.look(&client, &session).await.ok().flatten();
             Done::Looked(aim, claim, looks + 1, index)
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::attempt::{Released, taken_away};
+use super::attempt::{MOST_OPERATIONS, Released, taken_away};
 use super::grip::Grip;
 use super::held::{Content, Held};
 use super::lease::Lease;
@@ -97,8 +97,8 @@ impl Source {
     }
 }
 
-/// Consul's transactions took 64 operations before 1.14, and each key needs two.
-const MOST_KEYS: usize = 32;
+/// Each key needs two operations.
+const MOST_KEYS: usize = MOST_OPERATIONS / 2;
 
 /// What a transaction may have in all: Consul's default `txn_max_req_len`.
 const LONGEST_TXN: usize = 512 * 1024;
@@ -288,15 +288,13 @@ impl Lock {
             keys,
             value: self.value.clone(),
             roles: self.roles.clone(),
-            sight: Sight::default(),
         };
         Ok((lease, goal))
     }
 
     async fn seek(&self, patience: Patience, sight: &Sight) -> Result<Attempt> {
-        let (lease, mut goal) = self.prepared()?;
-        goal.sight = sight.clone();
-        let sought = match seek(&lease, &goal, patience).await {
+        let (lease, goal) = self.prepared()?;
+        let sought = match seek(&lease, &goal, patience, sight).await {
             Ok(sought) => sought,
             Err(err) => return Err(err.at(&format!("lock {}", named(&goal.keys)))),
         };

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::attempt::{
-    LONGEST_WAIT, PATIENCE, Released, Tried, as_seen, judged, next_index, read_back, taken_away,
-    was_not_applied, watch_pace,
+    LONGEST_WAIT, PATIENCE, Released, Tried, as_seen, judged, read_back, since, taken_away,
+    was_not_applied, watch_pace, watched_to,
 };
 use super::belief::Belief;
 use super::held::Hold;
@@ -203,10 +203,7 @@ pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix) {
     let mut index = hold.token.get();
     loop {
         tokio::time::sleep_until(pace.take(Instant::now())).await;
-        let mut read = client.kv().list(prefix.folder());
-        if index > 0 {
-            read = read.wait_for_change(index, LONGEST_WAIT);
-        }
+        let read = since(client.kv().list(prefix.folder()), index, LONGEST_WAIT);
         let Ok(answer) = read.await else {
             tokio::time::sleep(pause.next(rand::random())).await;
             continue;
@@ -228,7 +225,7 @@ pub(super) async fn follow(client: &Client, hold: &Hold, prefix: &Prefix) {
             }
         }
         pause.reset();
-        index = next_index(told, index).await;
+        index = watched_to(told, index).await;
     }
 }
 

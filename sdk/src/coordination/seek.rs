@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::aim::Aim;
-use super::attempt::Want;
+use super::attempt::{MOST_OPERATIONS, Want, next_index, since};
 use super::claims::Claim;
 use super::held::Hold;
 use super::keeper::Taken;
@@ -15,7 +15,7 @@ use super::lease::{Lease, Tenure};
 use super::line::{Joined, Manner, Stand, Turn, struck};
 use super::role::Roles;
 use super::roster::SEMAPHORE_FLAGS;
-use super::waiting::{Claimed, Patience, Sight, UNCHANGED, Waiting, next_index, since};
+use super::waiting::{Claimed, Patience, Sight, UNCHANGED, Waiting, long_wait};
 use crate::api::kv::Pair;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,14 +30,9 @@ pub(super) struct Goal {
     pub(super) value: Option<Bytes>,
     /// Who is told what is seen while others are waited for.
     pub(super) roles: Option<Roles>,
-    /// What was seen last.
-    pub(super) sight: Sight,
     /// How to stand in line, if that is what is wanted.
     pub(super) line: Option<Manner>,
 }
-
-/// Consul's transactions took 64 operations before 1.14.
-const MOST_OPERATIONS: usize = 64;
 
 impl Goal {
     /// How many tickets the transaction can remove: each key needs two operations.
@@ -80,15 +75,23 @@ struct Seeker<'a> {
     goal: &'a Goal,
     waiting: Waiting,
     contest: Contest,
-    /// The session that was last seen to hold, and its lock-delay if it could be read.
-    former: Option<(SessionId, Option<Duration>)>,
-    /// Which key that was, and its index then.
-    held_at: (usize, u64),
+    former: Option<Former>,
     /// The session that it seeks by.
     own: Option<SessionId>,
     /// Its place in line, if it waits in one.
     stand: Option<Stand<'a>>,
     freedom: Option<Freedom>,
+}
+
+/// Who was last seen to hold.
+#[derive(Debug)]
+struct Former {
+    session: SessionId,
+    /// If it could be read.
+    lock_delay: Option<Duration>,
+    /// Which key it held, and the key's index then.
+    place: usize,
+    index: u64,
 }
 
 /// The keys, as they are free.
@@ -105,16 +108,20 @@ struct Freedom {
 /// Takes all keys of the goal, or says why not.
 ///
 /// Cancel safe: what a try takes that nobody waits for any more, the keeper gives up.
-pub(super) async fn seek(lease: &Lease, goal: &Goal, patience: Patience) -> Result<Sought> {
+pub(super) async fn seek(
+    lease: &Lease,
+    goal: &Goal,
+    patience: Patience,
+    sight: &Sight,
+) -> Result<Sought> {
     // Whoever only tries does not stand in line.
     let manner = goal.line.as_ref().filter(|_| patience == Patience::Wait);
     let mut seeker = Seeker {
         client: lease.client(),
         goal,
-        waiting: Waiting::new(patience, goal.sight.clone()),
+        waiting: Waiting::new(patience, sight.clone()),
         contest: Contest::default(),
         former: None,
-        held_at: (0, 0),
         own: None,
         stand: manner.map(|manner| Stand::new(lease.client(), manner)),
         freedom: None,
@@ -333,38 +340,45 @@ impl Seeker<'_> {
 
     /// Takes note of servers that were set back to a time before the former holder held.
     fn mind_set_back(&mut self, view: &View, place: usize) {
-        let (known, held_at) = self.held_at;
+        let Some(former) = self.former.as_mut().filter(|former| former.place == place) else {
+            return;
+        };
         // The index of a key grows with whatever is done to it, its deletion too. That of an answer
         // is zero if it told nothing new.
-        if known == place && (1..held_at).contains(&view.index) {
-            let delay = self.former.as_ref().and_then(|(_, delay)| *delay);
+        if (1..former.index).contains(&view.index) {
             tracing::warn!(
                 keys = ?self.goal.keys,
                 "lock: the servers were set back; its lock-delay is waited for"
             );
-            self.contest.set_back(Instant::now(), delay);
-            self.held_at = (place, 0);
+            self.contest.set_back(Instant::now(), former.lock_delay);
+            former.index = 0;
         }
     }
 
     /// Notes who holds a key, and what its lock-delay is.
     async fn note_holder(&mut self, views: &[View], place: usize) {
-        let Some(view) = views.get(place) else {
+        let Some((view, holder)) = views
+            .get(place)
+            .and_then(|view| Some((view, view.holder()?)))
+        else {
             return;
         };
-        if let Some(holder) = view.holder()
-            && self
-                .former
-                .as_ref()
-                .is_none_or(|(known, _)| known != holder)
-        {
-            // Once it has ended, nobody can tell its lock-delay any more.
-            let session = self.client.session().info(holder).stale().await;
-            let session = session.ok().and_then(|session| session.into_value());
-            let delay = session.map(|session| session.lock_delay());
-            self.former = Some((holder.clone(), delay));
-        }
-        self.held_at = (place, view.modify_index());
+        let known = self.former.as_ref();
+        let lock_delay = match known.filter(|former| former.session == *holder) {
+            Some(former) => former.lock_delay,
+            None => {
+                // Once it has ended, nobody can tell its lock-delay any more.
+                let session = self.client.session().info(holder).stale().await;
+                let session = session.ok().and_then(|session| session.into_value());
+                session.map(|session| session.lock_delay())
+            }
+        };
+        self.former = Some(Former {
+            session: holder.clone(),
+            lock_delay,
+            place,
+            index: view.modify_index(),
+        });
     }
 
     /// Waits until a key that others hold has changed.
@@ -392,7 +406,7 @@ impl Seeker<'_> {
         }
         check_kind(view)?;
         if view.holder().is_none() {
-            let delay = self.former.as_ref().and_then(|(_, delay)| *delay);
+            let delay = self.former.as_ref().and_then(|former| former.lock_delay);
             self.contest.freed(Instant::now(), delay);
         }
         if let Some(view) = views.get(place) {
@@ -442,7 +456,7 @@ impl Seeker<'_> {
             .map(Key::as_str)
             .unwrap_or_default();
         let read = self.client.kv().get(key);
-        let answer = since(read, view.index).await?;
+        let answer = since(read, view.index, long_wait()).await?;
         let (pair, meta) = answer.into_parts();
         let index = next_index(meta.index(), view.index);
         Ok(View { index, pair })

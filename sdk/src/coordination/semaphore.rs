@@ -233,9 +233,8 @@ impl Semaphore {
             prefix,
             limit: &self.limit,
             value: self.value.clone().unwrap_or_default(),
-            sight: sight.clone(),
         };
-        let admitted = admit(&lease, &wish, patience).await;
+        let admitted = admit(&lease, &wish, patience, sight).await;
         let admitted = admitted.map_err(|err| match err.kind() {
             // What stands under the prefix is told with its name.
             ErrorKind::Conflict => err,

@@ -187,7 +187,7 @@ pub(super) async fn end(
 }
 
 /// Repeats what failed for the moment, as long as there is time.
-async fn repeated<F>(deadline: Instant, mut request: impl FnMut() -> F) -> Result<()>
+pub(super) async fn repeated<F>(deadline: Instant, mut request: impl FnMut() -> F) -> Result<()>
 where
     F: Future<Output = Result<()>> + Send,
 {

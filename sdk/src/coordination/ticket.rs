@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::attempt::{self, PATIENCE, Tried};
+use super::attempt::{self, LOOKS, PATIENCE, Tried};
+use super::session::repeated;
 use crate::api::kv::Pair;
 use crate::api::txn::{KvOp, Outcome};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, SessionId};
-use crate::proto::backoff::Backoff;
 use crate::proto::line::Rank;
 
 /// The flags that mark a ticket: nothing else below the line's prefix is one.
@@ -174,13 +173,6 @@ impl Tickets {
     }
 }
 
-/// When a ticket that a lost request may still write is looked at, each time after the last.
-const LOOKS: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(3),
-    Duration::from_secs(15),
-];
-
 /// Removes a ticket, and one that comes late if it is `haunted`.
 ///
 /// No check of the session: nobody else's ticket has this key. What this does not reach is found
@@ -200,17 +192,12 @@ pub(super) async fn remove(client: &Client, key: &Key, haunted: bool, deadline: 
 }
 
 async fn delete(client: &Client, key: &Key, deadline: Instant) {
-    let mut pause = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    loop {
-        let Err(err) = client.kv().delete(key.as_str()).timeout(PATIENCE).await else {
-            return;
-        };
-        let wait = pause.next(rand::random());
-        if !err.is_transient() || Instant::now() + wait >= deadline {
-            tracing::warn!(ticket = %key, error = %err, "ticket not removed");
-            return;
-        }
-        tokio::time::sleep(wait).await;
+    let delete = || {
+        let deleting = client.kv().delete(key.as_str()).timeout(PATIENCE).send();
+        async move { deleting.await.map(drop) }
+    };
+    if let Err(err) = repeated(deadline, delete).await {
+        tracing::warn!(ticket = %key, error = %err.chain(), "ticket not removed");
     }
 }
 

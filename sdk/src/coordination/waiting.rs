@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::attempt::LONGEST_WAIT;
 use super::claims::Claim;
 use super::lease::Tenure;
-use crate::api::{Endpoint, Read};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, SessionId};
@@ -151,17 +150,9 @@ impl Waiting {
     }
 }
 
-/// A query that waits for a change since this index; for 0, one that does not wait.
-///
-/// A fifth of the wait is drawn, so that not all come back at once.
-pub(super) fn since<E: Endpoint>(read: Read<E>, index: u64) -> Read<E> {
-    match index {
-        0 => read,
-        _ => read.wait_for_change(
-            index,
-            LONGEST_WAIT.mul_f64(0.8 + 0.2 * rand::random::<f64>()),
-        ),
-    }
+/// How long one query waits; a fifth is drawn, so that not all come back at once.
+pub(super) fn long_wait() -> Duration {
+    LONGEST_WAIT.mul_f64(0.8 + 0.2 * rand::random::<f64>())
 }
 
 /// Gives up what takes longer; `None` then.
@@ -191,12 +182,3 @@ const PACE: Duration = Duration::from_millis(20);
 /// The pause after an answer that told nothing: the time is over, or it came early, and may come
 /// again as fast.
 pub(super) const UNCHANGED: Duration = Duration::from_millis(100);
-
-/// The index to wait from after an answer: one that has not grown is none.
-///
-/// The time may be over. But servers that are set back to a snapshot answer whoever waits with what
-/// they knew before, at once (measured on 1.8.7), and who waited on from there would wait for an
-/// index that what is there now may not have for a long time.
-pub(super) fn next_index(told: Option<u64>, known: u64) -> u64 {
-    told.filter(|told| *told > known).unwrap_or(0)
-}

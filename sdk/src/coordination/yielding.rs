@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::attempt::{next_index, since};
 use super::line::Line;
 use super::ticket::Folder;
-use super::waiting::{next_index, since};
+use super::waiting::long_wait;
 use crate::client::Client;
 use crate::error::Result;
 use crate::ident::Key;
@@ -72,7 +73,7 @@ fn note(seen: &mut BTreeMap<Key, Instant>, line: &Line, own: u8, now: Instant) {
 
 /// One blocking query.
 async fn look(client: &Client, folder: &Folder, index: &mut u64) -> Result<Line> {
-    let list = since(client.kv().list(folder.as_str()), *index);
+    let list = since(client.kv().list(folder.as_str()), *index, long_wait());
     let (pairs, meta) = list.await?.into_parts();
     *index = next_index(meta.index(), *index);
     Ok(Line::of(&pairs))

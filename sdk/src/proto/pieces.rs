@@ -109,6 +109,11 @@ impl Splitter {
         Ok(())
     }
 
+    /// How many bytes have come.
+    pub(crate) const fn came(&self) -> usize {
+        self.before
+    }
+
     /// Says whether the array was complete.
     pub(crate) fn finish(&self) -> Result<(), NotAnArray> {
         match self.stage {
