@@ -17,9 +17,18 @@ use crate::endpoint::{Endpoint, EndpointSet, Target};
 use crate::task::{Runtime, StopSignal, Worker};
 
 use super::candidate::Candidate;
-use super::snapshot::{Phase, Snapshot};
+use super::rng::Rng;
+use super::snapshot::{Phase, Seat, Snapshot};
 use super::tick::Clock;
 use super::{Backend, Balance, Policy};
+
+/// How a service is to be balanced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) policy: Policy,
+    /// How often backends and statistics are told that time passes.
+    pub(crate) age_every: Duration,
+}
 
 /// Sets up a balanced service and starts its driver.
 ///
@@ -28,8 +37,7 @@ use super::{Backend, Balance, Policy};
 pub(crate) fn start<S, St, F>(
     runtime: &Runtime,
     source: St,
-    policy: Policy,
-    age_every: Duration,
+    rules: Rules,
     make: F,
 ) -> Arc<Balance<S>>
 where
@@ -41,13 +49,15 @@ where
         snapshot: ArcSwap::from_pointee(Snapshot::unknown()),
         generation: AtomicU64::new(0),
         phase: watch::Sender::new(Phase::Unknown),
-        policy,
+        policy: rules.policy,
         clock: Clock::start(),
         seed: AtomicU64::new(rand::random()),
         driver: OnceLock::new(),
     });
     let driver = Driver {
         balance: Arc::downgrade(&balance),
+        rng: balance.rng(),
+        rules,
         members: HashMap::new(),
         next_id: 0,
         make,
@@ -55,12 +65,14 @@ where
     let source = Box::pin(source);
     balance
         .driver
-        .get_or_init(|| Worker::spawn(runtime, move |stop| driver.run(source, age_every, stop)));
+        .get_or_init(|| Worker::spawn(runtime, move |stop| driver.run(source, stop)));
     balance
 }
 
 struct Driver<S: Backend, F> {
     balance: Weak<Balance<S>>,
+    rng: Rng,
+    rules: Rules,
     members: HashMap<Target, Member<S>>,
     next_id: u32,
     make: F,
@@ -77,10 +89,11 @@ where
     S: Backend,
     F: Fn(&Target) -> S + Send + 'static,
 {
-    async fn run<St>(mut self, mut source: Pin<Box<St>>, age_every: Duration, mut stop: StopSignal)
+    async fn run<St>(mut self, mut source: Pin<Box<St>>, mut stop: StopSignal)
     where
         St: Stream<Item = EndpointSet> + Send + 'static,
     {
+        let age_every = self.rules.age_every;
         let mut ageing = interval_at(Instant::now() + age_every, age_every);
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ended = false;
@@ -114,14 +127,23 @@ where
     /// Publishes a set. None if nobody is left to publish it to.
     fn apply(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
         let balance = self.balance.upgrade()?;
-        let members = set
+        let seats: Vec<_> = set
             .iter()
-            .map(|endpoint| {
-                let candidate = self.admit(endpoint, round);
-                (candidate, endpoint.priority(), endpoint.weight())
+            .map(|endpoint| Seat {
+                candidate: self.admit(endpoint, round),
+                priority: endpoint.priority(),
+                weight: endpoint.weight(),
             })
             .collect();
-        balance.publish(Snapshot::new(members, balance.now()));
+        let (policy, now) = (self.rules.policy, balance.now());
+        let before = balance.snapshot();
+        balance.publish(Snapshot::arranged(
+            &seats,
+            policy,
+            &before,
+            &mut self.rng,
+            now,
+        ));
         // Out of rotation first, then retired: whoever picks now finds the new set, and whoever
         // picked before finds its request refused unsent by the retired backend.
         self.members.retain(|target, member| {

@@ -1,12 +1,13 @@
-//! Who gets the next request: two choices by load, over a set that changes under way.
+//! Who gets the next request, out of a set that changes under way.
 //!
 //! The hot path is a [`Picker`]: it reads an immutable [`Snapshot`](snapshot::Snapshot) and a few
 //! atomics, takes no lock and allocates nothing. One task per service, the [`driver`], turns the
 //! source's endpoint sets into snapshots and is the only writer. The rules ([`estimate`],
-//! [`avoid`], [`sample`], [`pick`]) are pure: time and randomness are arguments.
+//! [`avoid`], [`sample`], [`turns`], [`pick`]) are pure: time and randomness are arguments.
 
 mod avoid;
 mod candidate;
+mod cuts;
 mod driver;
 mod estimate;
 mod pick;
@@ -14,6 +15,7 @@ mod rng;
 mod sample;
 mod snapshot;
 mod tick;
+mod turns;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,17 +27,24 @@ use tokio::sync::watch;
 use crate::task::Worker;
 
 pub(crate) use candidate::{Candidate, InFlight};
-pub(crate) use driver::start;
+pub(crate) use driver::{Rules, start};
 pub(crate) use pick::{MOST_ATTEMPTS, Tried};
 pub(crate) use rng::Rng;
 pub(crate) use snapshot::{Phase, Snapshot};
 pub(crate) use tick::{Clock, Tick};
 
-/// How the better of two endpoints is told.
+/// How the endpoint for a request is chosen.
 ///
-/// Both policies draw two endpoints at random, by weight, and take the one with less load; this
-/// spreads well, costs the same for ten endpoints and for ten thousand, and does not send every
-/// client to the same "best" endpoint.
+/// | Policy | Use it when |
+/// |---|---|
+/// | [`PeakEwma`](Self::PeakEwma) | in doubt: it finds slow and failing endpoints by itself |
+/// | [`PendingRequests`](Self::PendingRequests) | latencies say little, because requests differ much in cost |
+/// | [`RoundRobin`](Self::RoundRobin) | shares must be exact, or few requests take long each |
+///
+/// The first two draw two endpoints at random, by weight, and take the one with less load; this
+/// spreads well, and does not send every client to the same "best" endpoint. All of them leave
+/// those alone who refuse connections, take weights as shares of the traffic, and cost the same
+/// for ten endpoints and for ten thousand.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Policy {
@@ -52,6 +61,13 @@ pub enum Policy {
     /// An endpoint that lets three deadlines of the channel pass in a row without an answer
     /// between them is left alone like one that refuses connections.
     PendingRequests,
+    /// Each in its turn, as often as its weight says.
+    ///
+    /// The share of an endpoint is exact over each cycle, which is as many requests as the weights
+    /// add up to after division by their common divisor; the turns of a heavy endpoint are spread
+    /// over the cycle. All clones of a channel take turns together. A slow endpoint keeps its
+    /// share; deadlines that pass count as under [`PendingRequests`](Self::PendingRequests).
+    RoundRobin,
 }
 
 /// What the balancer needs of the thing that carries requests to one endpoint.
@@ -105,7 +121,7 @@ impl<S: Backend> Balance<S> {
     ///
     /// Where latencies count, the penalty for the failure is enough.
     pub(crate) fn late(&self, candidate: &Candidate<S>, now: Tick) {
-        if self.policy == Policy::PendingRequests {
+        if self.policy != Policy::PeakEwma {
             candidate.late(now);
         }
     }

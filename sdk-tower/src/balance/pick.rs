@@ -1,4 +1,4 @@
-//! The rule of the pick: power of two choices by load, among those who can be reached.
+//! The rule of the pick: two choices by load or taking turns, among those who can be reached.
 
 use std::sync::Arc;
 
@@ -7,12 +7,17 @@ use super::candidate::Candidate;
 use super::rng::Rng;
 use super::snapshot::{Entry, Snapshot, Tier};
 use super::tick::Tick;
+use super::turns::Turns;
 
 /// The most endpoints that one request is tried on.
 pub(crate) const MOST_ATTEMPTS: usize = 16;
 
 /// How often two are drawn before the whole tier is looked through.
 const ROUNDS: usize = 3;
+
+/// How many turns may fall to somebody who cannot take them before the whole tier is looked
+/// through.
+const TURNS: usize = 16;
 
 /// Latencies that differ by less than this factor differ by chance: then only the requests in
 /// flight count. Otherwise an idle service would send everything to the endpoint whose last
@@ -63,8 +68,11 @@ pub(crate) fn pick<'a, S>(
     };
     let tiers = snapshot.tiers();
     let reachable = tiers.iter().find_map(|tier| {
-        rule.two_choices(tier, rng)
-            .or_else(|| rule.first(tier, rng))
+        let favoured = match tier.turns() {
+            Some(turns) => rule.next_in_turn(tier, turns),
+            None => rule.two_choices(tier, rng),
+        };
+        favoured.or_else(|| rule.first(tier, rng))
     });
     reachable
         .or_else(|| tiers.iter().find_map(|tier| rule.least_loaded(tier)))
@@ -94,6 +102,14 @@ impl Rule<'_> {
             }
         }
         None
+    }
+
+    /// Whose turn it is; who cannot take a turn leaves it to the next one.
+    fn next_in_turn<'a, S>(&self, tier: &'a Tier<S>, turns: &Turns) -> Option<&'a Entry<S>> {
+        let entries = tier.entries();
+        (0..TURNS)
+            .filter_map(|_| entries.get(turns.next()))
+            .find(|entry| self.may_take(entry) && entry.candidate().claim(self.now))
     }
 
     /// Anybody who may be taken, looked for from a random place on.
@@ -129,7 +145,7 @@ impl Rule<'_> {
     /// follow the weights while nobody is busy.
     fn better<'a, S>(&self, first: &'a Entry<S>, second: &'a Entry<S>) -> Option<&'a Entry<S>> {
         let (first_cost, second_cost) = match self.policy {
-            Policy::PendingRequests => (load(first), load(second)),
+            Policy::PendingRequests | Policy::RoundRobin => (load(first), load(second)),
             Policy::PeakEwma => {
                 // An endpoint that has not answered yet is taken for an average one: a constant
                 // would send it everything or nothing, depending on the service.

@@ -20,7 +20,7 @@ pub(crate) struct Column {
 
 impl Sampler {
     /// A sampler for these weights; a list in which all are 0 is drawn from evenly.
-    pub(crate) fn new(weights: &[u32]) -> Self {
+    pub(crate) fn new(weights: &[u64]) -> Self {
         let len = weights.len();
         let even = weights.windows(2).all(|pair| pair.first() == pair.last());
         if even {
@@ -75,15 +75,14 @@ impl Sampler {
 }
 
 /// Vose's construction: entries above the average fill up the columns of those below.
-fn columns(weights: &[u32]) -> Box<[Column]> {
-    let total: u64 = weights.iter().copied().map(u64::from).sum();
+fn columns(weights: &[u64]) -> Box<[Column]> {
+    let full: u128 = weights.iter().copied().map(u128::from).sum();
     let len = u64::try_from(weights.len()).unwrap_or(u64::MAX);
-    // In units in which a full column is `total`.
+    // In units in which a full column is the sum of the weights.
     let mut filled: Vec<u128> = weights
         .iter()
         .map(|weight| u128::from(*weight) * u128::from(len))
         .collect();
-    let full = u128::from(total);
     let mut columns: Vec<Column> = (0..weights.len())
         .map(|at| Column {
             own: u32::MAX,
@@ -120,7 +119,7 @@ mod tests {
 
     const DRAWS: u32 = 200_000;
 
-    fn shares(weights: &[u32]) -> Vec<f64> {
+    fn shares(weights: &[u64]) -> Vec<f64> {
         let sampler = Sampler::new(weights);
         let mut rng = Rng::seeded(42);
         let mut seen = vec![0_u32; weights.len()];
@@ -138,12 +137,12 @@ mod tests {
             vec![1, 3],
             vec![1, 1, 1, 1, 10],
             vec![5, 0, 5, 7],
-            vec![u32::MAX, u32::MAX / 2],
+            vec![u64::from(u32::MAX), u64::from(u32::MAX / 2)],
             vec![65_535, 1, 32_000, 9],
         ] {
-            let total: f64 = weights.iter().copied().map(f64::from).sum();
+            let total = weights.iter().sum::<u64>() as f64;
             for (weight, share) in weights.iter().zip(shares(&weights)) {
-                let wanted = f64::from(*weight) / total;
+                let wanted = *weight as f64 / total;
                 assert!(
                     (share - wanted).abs() < 0.005,
                     "{weights:?}: {share} {wanted}"

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use super::Policy;
 use super::candidate::Candidate;
+use super::rng::Rng;
 use super::sample::Sampler;
 use super::tick::Tick;
+use super::turns::{Counter, Turns};
 
 /// What is known of the set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,15 +32,34 @@ pub(crate) struct Snapshot<S> {
 /// Candidates that are preferred equally.
 #[derive(Debug)]
 pub(crate) struct Tier<S> {
+    rank: Rank,
     entries: Box<[Entry<S>]>,
     sampler: Sampler,
+    /// For round robin only.
+    turns: Option<Turns>,
+}
+
+/// What decides which candidates are preferred to which: the lower goes first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Rank {
+    priority: u16,
+    /// Its weight is 0: for when nobody else is left.
+    is_spare: bool,
+}
+
+/// A candidate that is to take part in a snapshot.
+#[derive(Debug)]
+pub(crate) struct Seat<S> {
+    pub(crate) candidate: Arc<Candidate<S>>,
+    pub(crate) priority: u16,
+    pub(crate) weight: u32,
 }
 
 /// A candidate as it takes part in this snapshot.
 #[derive(Debug)]
 pub(crate) struct Entry<S> {
     candidate: Arc<Candidate<S>>,
-    priority: u16,
+    rank: Rank,
     weight: u32,
     /// The mean weight of the tier divided by this one: what one request in flight counts.
     relief: f32,
@@ -56,27 +78,26 @@ impl<S> Snapshot<S> {
     ///
     /// "A client MUST attempt to contact the target host with the lowest-numbered priority it can
     /// reach" (RFC 2782). Within a priority, weight 0 is for when nobody else is left.
-    pub(crate) fn new(members: Vec<(Arc<Candidate<S>>, u16, u32)>, now: Tick) -> Self {
-        let median = median(members.iter().map(|(candidate, _, _)| candidate), now);
-        let mut entries: Vec<_> = members
-            .into_iter()
-            .map(|(candidate, priority, weight)| Entry {
-                candidate,
-                priority,
-                weight,
-                relief: 1.0,
-            })
-            .collect();
-        entries.sort_by_key(Entry::tier);
+    pub(crate) fn arranged(
+        seats: &[Seat<S>],
+        policy: Policy,
+        before: &Self,
+        rng: &mut Rng,
+        now: Tick,
+    ) -> Self {
+        let median = median(seats.iter().map(|seat| &seat.candidate), now);
+        let mut entries: Vec<_> = seats.iter().map(Entry::new).collect();
+        entries.sort_by_key(|entry| entry.rank);
         let mut tiers = Vec::new();
         let mut entries = entries.into_iter().peekable();
         while let Some(first) = entries.next() {
-            let rank = first.tier();
+            let rank = first.rank;
             let mut tier = vec![first];
-            while let Some(next) = entries.next_if(|entry| entry.tier() == rank) {
+            while let Some(next) = entries.next_if(|entry| entry.rank == rank) {
                 tier.push(next);
             }
-            tiers.push(Tier::new(tier));
+            let before = before.tiers.iter().find(|tier| tier.rank == rank);
+            tiers.push(Tier::new(rank, tier, policy, before, rng));
         }
         Self {
             known: true,
@@ -110,9 +131,19 @@ impl<S> Snapshot<S> {
 }
 
 impl<S> Tier<S> {
-    fn new(mut entries: Vec<Entry<S>>) -> Self {
-        let weights: Vec<u32> = entries.iter().map(|entry| entry.weight).collect();
-        let mean = weights.iter().copied().map(f64::from).sum::<f64>() / count(weights.len());
+    fn new(
+        rank: Rank,
+        mut entries: Vec<Entry<S>>,
+        policy: Policy,
+        before: Option<&Self>,
+        rng: &mut Rng,
+    ) -> Self {
+        let weights: Vec<u64> = entries.iter().map(|entry| entry.weight.into()).collect();
+        let mean = entries
+            .iter()
+            .map(|entry| f64::from(entry.weight))
+            .sum::<f64>()
+            / count(entries.len());
         for entry in &mut entries {
             if entry.weight > 0 {
                 #[expect(
@@ -123,8 +154,17 @@ impl<S> Tier<S> {
                 entry.relief = relief;
             }
         }
+        let turns = (policy == Policy::RoundRobin).then(|| {
+            let counter = before.and_then(|tier| tier.turns.as_ref()).map_or_else(
+                || Arc::new(Counter::starting(rng.next_u32())),
+                |turns| Arc::clone(turns.counter()),
+            );
+            Turns::new(&weights, counter)
+        });
         Self {
+            rank,
             sampler: Sampler::new(&weights),
+            turns,
             entries: entries.into(),
         }
     }
@@ -136,15 +176,31 @@ impl<S> Tier<S> {
     pub(crate) fn sampler(&self) -> &Sampler {
         &self.sampler
     }
+
+    pub(crate) fn turns(&self) -> Option<&Turns> {
+        self.turns.as_ref()
+    }
 }
 
 impl<S> Entry<S> {
+    fn new(seat: &Seat<S>) -> Self {
+        Self {
+            candidate: Arc::clone(&seat.candidate),
+            rank: Rank {
+                priority: seat.priority,
+                is_spare: seat.weight == 0,
+            },
+            weight: seat.weight,
+            relief: 1.0,
+        }
+    }
+
     pub(crate) fn candidate(&self) -> &Arc<Candidate<S>> {
         &self.candidate
     }
 
     pub(crate) fn priority(&self) -> u16 {
-        self.priority
+        self.rank.priority
     }
 
     pub(crate) fn weight(&self) -> u32 {
@@ -153,10 +209,6 @@ impl<S> Entry<S> {
 
     pub(crate) fn relief(&self) -> f32 {
         self.relief
-    }
-
-    fn tier(&self) -> (u16, bool) {
-        (self.priority, self.weight == 0)
     }
 }
 
@@ -175,6 +227,29 @@ fn median<'a, S: 'a>(
         .collect();
     known.sort_by(f32::total_cmp);
     known.get(known.len() / 2).copied()
+}
+
+#[cfg(test)]
+impl<S> Snapshot<S> {
+    /// Candidates with priority and weight.
+    pub(crate) fn new(members: Vec<(Arc<Candidate<S>>, u16, u32)>, now: Tick) -> Self {
+        Self::under(Policy::default(), members, now)
+    }
+
+    /// The same, arranged for a policy.
+    pub(crate) fn under(
+        policy: Policy,
+        members: Vec<(Arc<Candidate<S>>, u16, u32)>,
+        now: Tick,
+    ) -> Self {
+        let seats = members.into_iter().map(|(candidate, priority, weight)| Seat {
+            candidate,
+            priority,
+            weight,
+        });
+        let seats: Vec<_> = seats.collect();
+        Self::arranged(&seats, policy, &Self::unknown(), &mut Rng::seeded(1), now)
+    }
 }
 
 #[cfg(test)]

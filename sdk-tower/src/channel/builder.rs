@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use http::uri::Authority;
 
-use crate::balance::{self, MOST_ATTEMPTS, Policy};
+use crate::balance::{self, MOST_ATTEMPTS, Policy, Rules};
 use crate::connect::{IDLE_AGES, Pool, Protocol, Settings};
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::{Error, ErrorKind};
@@ -187,7 +187,11 @@ where
         let make = move |target: &Target| {
             Upstream::new(target, Pool::new(target.clone(), Arc::clone(&settings)))
         };
-        let balance = balance::start(&runtime, self.source?, self.policy, age_every, make);
+        let rules = Rules {
+            policy: self.policy,
+            age_every,
+        };
+        let balance = balance::start(&runtime, self.source?, rules, make);
         Ok(Channel {
             picker: Picker::new(&balance),
             core: Arc::new(Core {

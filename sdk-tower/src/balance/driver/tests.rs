@@ -82,8 +82,11 @@ fn service() -> (
         }
     };
     let runtime = Runtime::current().unwrap();
-    let every = Duration::from_secs(10);
-    let balance = start(&runtime, Sets(sets), Policy::PeakEwma, every, make);
+    let rules = Rules {
+        policy: Policy::PeakEwma,
+        age_every: Duration::from_secs(10),
+    };
+    let balance = start(&runtime, Sets(sets), rules, make);
     (tell, balance, log)
 }
 

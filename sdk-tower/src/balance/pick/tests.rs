@@ -342,3 +342,60 @@ fn an_empty_snapshot_gives_nobody() {
         .is_none()
     );
 }
+
+fn in_turn(members: &Members, weights: &[u32]) -> Snapshot<Backend> {
+    let with = members.iter().zip(weights);
+    let with = with.map(|(member, weight)| (Arc::clone(member), 1, *weight));
+    Snapshot::under(Policy::RoundRobin, with.collect(), at(0))
+}
+
+fn shares(snapshot: &Snapshot<Backend>, policy: Policy, requests: u32, now: Tick) -> Vec<u32> {
+    let mut rng = Rng::seeded(5);
+    let mut counts = vec![0; snapshot.entries().count()];
+    for _ in 0..requests {
+        let picked = pick(snapshot, policy, &mut rng, &Tried::default(), now).unwrap();
+        counts[picked.id() as usize - 1] += 1;
+    }
+    counts
+}
+
+#[test]
+fn round_robin_gives_each_its_exact_share_of_each_cycle() {
+    let snapshot = in_turn(&members(4), &[1, 2, 3, 4]);
+    for _ in 0..5 {
+        assert_eq!(
+            shares(&snapshot, Policy::RoundRobin, 10, at(0)),
+            [1, 2, 3, 4]
+        );
+    }
+}
+
+#[test]
+fn round_robin_shares_the_turns_of_one_who_refuses_among_the_others() {
+    let members = members(5);
+    let snapshot = in_turn(&members, &[1, 2, 3, 4, 90]);
+    members[4].refused(at(0));
+    let counts = shares(&snapshot, Policy::RoundRobin, 10_000, at(50));
+    for (count, wanted) in counts.iter().zip([1_000, 2_000, 3_000, 4_000, 0]) {
+        assert!(count.abs_diff(wanted) <= wanted / 20, "{counts:?}");
+    }
+    members[..4].iter().for_each(|member| member.refused(at(0)));
+    members[4].connected();
+    let counts = shares(&snapshot, Policy::RoundRobin, 100, at(50));
+    assert_eq!(counts, [0, 0, 0, 0, 100]);
+}
+
+#[test]
+fn round_robin_tries_each_endpoint_once() {
+    let members = members(10);
+    let snapshot = in_turn(&members, &[1; 10]);
+    let mut rng = Rng::seeded(1);
+    let mut tried = Tried::default();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        let picked = pick(&snapshot, Policy::RoundRobin, &mut rng, &tried, at(0)).unwrap();
+        assert!(seen.insert(picked.id()));
+        tried.note(picked.id());
+    }
+    assert!(pick(&snapshot, Policy::RoundRobin, &mut rng, &tried, at(0)).is_none());
+}
