@@ -29,6 +29,8 @@ pub(crate) struct Candidate<S> {
     late: AtomicU32,
     id: u32,
     target: Target,
+    /// The requests in flight on all endpoints of the service, where somebody asks for that.
+    crowd: Option<Arc<AtomicU32>>,
     backend: S,
 }
 
@@ -42,8 +44,15 @@ impl<S> Candidate<S> {
             late: AtomicU32::new(0),
             id,
             target,
+            crowd: None,
             backend,
         }
+    }
+
+    /// Counts its requests in flight among those of the service, too.
+    pub(crate) fn among(mut self, crowd: Option<Arc<AtomicU32>>) -> Self {
+        self.crowd = crowd;
+        self
     }
 
     /// A number that no other endpoint of this service has.
@@ -62,6 +71,12 @@ impl<S> Candidate<S> {
     /// Requests whose response has not ended.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The requests in flight on all endpoints, if they are counted.
+    pub(crate) fn crowd(&self) -> Option<u32> {
+        let crowd = self.crowd.as_ref()?;
+        Some(crowd.load(Ordering::Relaxed))
     }
 
     pub(crate) fn estimate(&self) -> Option<Estimate> {
@@ -182,6 +197,9 @@ pub(crate) struct InFlight<S> {
 impl<S> InFlight<S> {
     pub(crate) fn begin(candidate: Arc<Candidate<S>>, now: Tick) -> Self {
         candidate.in_flight.fetch_add(1, Ordering::Relaxed);
+        if let Some(crowd) = &candidate.crowd {
+            crowd.fetch_add(1, Ordering::Relaxed);
+        }
         candidate.picked.store(now.to_bits(), Ordering::Relaxed);
         Self {
             candidate,
@@ -193,6 +211,9 @@ impl<S> InFlight<S> {
     pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.counted) {
             self.candidate.in_flight.fetch_sub(1, Ordering::Relaxed);
+            if let Some(crowd) = &self.candidate.crowd {
+                crowd.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The task that turns endpoint sets into snapshots: one per service, the only writer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::endpoint::{Endpoint, EndpointSet, Target};
 use crate::task::{Runtime, StopSignal, Worker};
 
 use super::candidate::Candidate;
+use super::hash;
 use super::rng::Rng;
 use super::snapshot::{Phase, Seat, Snapshot};
 use super::tick::Clock;
@@ -54,10 +55,12 @@ where
         seed: AtomicU64::new(rand::random()),
         driver: OnceLock::new(),
     });
+    let crowd = (rules.policy == Policy::RingHash).then(Arc::default);
     let driver = Driver {
         balance: Arc::downgrade(&balance),
         rng: balance.rng(),
         rules,
+        crowd,
         members: HashMap::new(),
         next_id: 0,
         make,
@@ -73,6 +76,8 @@ struct Driver<S: Backend, F> {
     balance: Weak<Balance<S>>,
     rng: Rng,
     rules: Rules,
+    /// The requests in flight on all members, if the policy asks for them.
+    crowd: Option<Arc<AtomicU32>>,
     members: HashMap<Target, Member<S>>,
     next_id: u32,
     make: F,
@@ -80,6 +85,8 @@ struct Driver<S: Backend, F> {
 
 struct Member<S> {
     candidate: Arc<Candidate<S>>,
+    /// The hash of its target.
+    hash: u64,
     /// The number of the last set that had it.
     seen: u64,
 }
@@ -129,10 +136,14 @@ where
         let balance = self.balance.upgrade()?;
         let seats: Vec<_> = set
             .iter()
-            .map(|endpoint| Seat {
-                candidate: self.admit(endpoint, round),
-                priority: endpoint.priority(),
-                weight: endpoint.weight(),
+            .map(|endpoint| {
+                let member = self.admit(endpoint, round);
+                Seat {
+                    candidate: Arc::clone(&member.candidate),
+                    priority: endpoint.priority(),
+                    weight: endpoint.weight(),
+                    hash: member.hash,
+                }
             })
             .collect();
         let (policy, now) = (self.rules.policy, balance.now());
@@ -166,22 +177,24 @@ where
         Some(())
     }
 
-    fn admit(&mut self, endpoint: &Endpoint, round: u64) -> Arc<Candidate<S>> {
+    fn admit(&mut self, endpoint: &Endpoint, round: u64) -> &Member<S> {
         let target = endpoint.target();
-        if let Some(member) = self.members.get_mut(target) {
-            member.seen = round;
-            return Arc::clone(&member.candidate);
-        }
-        tracing::debug!(%target, "endpoint has joined");
-        self.next_id = self.next_id.wrapping_add(1);
-        let backend = (self.make)(target);
-        let candidate = Arc::new(Candidate::new(self.next_id, target.clone(), backend));
-        let member = Member {
-            candidate: Arc::clone(&candidate),
-            seen: round,
+        let member = match self.members.entry(target.clone()) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(place) => {
+                tracing::debug!(%target, "endpoint has joined");
+                self.next_id = self.next_id.wrapping_add(1);
+                let backend = (self.make)(target);
+                let candidate = Candidate::new(self.next_id, target.clone(), backend);
+                place.insert(Member {
+                    candidate: Arc::new(candidate.among(self.crowd.clone())),
+                    hash: hash::of_target(target),
+                    seen: round,
+                })
+            }
         };
-        self.members.insert(target.clone(), member);
-        candidate
+        member.seen = round;
+        member
     }
 }
 

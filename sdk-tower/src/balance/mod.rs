@@ -3,14 +3,16 @@
 //! The hot path is a [`Picker`]: it reads an immutable [`Snapshot`](snapshot::Snapshot) and a few
 //! atomics, takes no lock and allocates nothing. One task per service, the [`driver`], turns the
 //! source's endpoint sets into snapshots and is the only writer. The rules ([`estimate`],
-//! [`avoid`], [`sample`], [`turns`], [`pick`]) are pure: time and randomness are arguments.
+//! [`avoid`], [`sample`], [`turns`], [`ring`], [`pick`]) are pure: time and randomness are arguments.
 
 mod avoid;
 mod candidate;
 mod cuts;
 mod driver;
 mod estimate;
+mod hash;
 mod pick;
+mod ring;
 mod rng;
 mod sample;
 mod snapshot;
@@ -26,6 +28,8 @@ use tokio::sync::watch;
 
 use crate::task::Worker;
 
+pub use hash::HashKey;
+
 pub(crate) use candidate::{Candidate, InFlight};
 pub(crate) use driver::{Rules, start};
 pub(crate) use pick::{MOST_ATTEMPTS, Tried};
@@ -39,12 +43,14 @@ pub(crate) use tick::{Clock, Tick};
 /// |---|---|
 /// | [`PeakEwma`](Self::PeakEwma) | in doubt: it finds slow and failing endpoints by itself |
 /// | [`PendingRequests`](Self::PendingRequests) | latencies say little, because requests differ much in cost |
-/// | [`RoundRobin`](Self::RoundRobin) | shares must be exact, or few requests take long each |
+/// | [`RoundRobin`](Self::RoundRobin) | shares must be exact, and all requests cost about the same |
+/// | [`RingHash`](Self::RingHash) | endpoints keep something for a user, a document, a session |
 ///
 /// The first two draw two endpoints at random, by weight, and take the one with less load; this
 /// spreads well, and does not send every client to the same "best" endpoint. All of them leave
 /// those alone who refuse connections, take weights as shares of the traffic, and cost the same
-/// for ten endpoints and for ten thousand.
+/// for ten endpoints and for ten thousand. A request that is tried again goes to an endpoint that
+/// it was not tried on.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Policy {
@@ -68,6 +74,16 @@ pub enum Policy {
     /// over the cycle. All clones of a channel take turns together. A slow endpoint keeps its
     /// share; deadlines that pass count as under [`PendingRequests`](Self::PendingRequests).
     RoundRobin,
+    /// The one that the [`HashKey`] of the request belongs to.
+    ///
+    /// All clients send a key to the same endpoint while it can be reached, and when endpoints
+    /// come and go hardly more keys move than must: with one that joins, those that it takes
+    /// over. An endpoint has 100 points on the ring, or more or less by its weight; shares of the
+    /// keys are within about a tenth of the weights. An endpoint with more than 1.25 times its
+    /// share of the requests in flight passes a key on to the next one on the ring, as does one
+    /// that refuses connections. A request without a key goes to the less loaded of two endpoints.
+    /// Deadlines that pass count as under [`PendingRequests`](Self::PendingRequests).
+    RingHash,
 }
 
 /// What the balancer needs of the thing that carries requests to one endpoint.
@@ -215,7 +231,12 @@ impl<S: Backend> Picker<S> {
     }
 
     /// Picks the endpoint for a new request: no lock, no allocation.
-    pub(crate) fn pick(&mut self, balance: &Balance<S>, now: Tick) -> Choice<S> {
+    pub(crate) fn pick(
+        &mut self,
+        balance: &Balance<S>,
+        key: Option<HashKey>,
+        now: Tick,
+    ) -> Choice<S> {
         // The snapshot is stored before its number: whoever reads the number finds the snapshot,
         // or one that is newer still.
         let generation = balance.generation.load(Ordering::Acquire);
@@ -223,7 +244,7 @@ impl<S: Backend> Picker<S> {
             self.cached = balance.snapshot.load_full();
             self.generation = generation;
         }
-        let tried = Tried::default();
+        let tried = Tried::of(key);
         choose(&self.cached, balance.policy, &mut self.rng, &tried, now)
     }
 }

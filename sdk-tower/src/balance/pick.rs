@@ -1,9 +1,11 @@
-//! The rule of the pick: two choices by load or taking turns, among those who can be reached.
+//! The rule of the pick: two choices by load, taking turns, or by a key, among those who can be reached.
 
 use std::sync::Arc;
 
 use super::Policy;
 use super::candidate::Candidate;
+use super::hash::HashKey;
+use super::ring::Ring;
 use super::rng::Rng;
 use super::snapshot::{Entry, Snapshot, Tier};
 use super::tick::Tick;
@@ -24,14 +26,26 @@ const TURNS: usize = 16;
 /// answer happened to be quickest.
 const NOISE: f32 = 2.0;
 
-/// The endpoints that a request was tried on already.
+/// How many points of the ring are looked at for an endpoint that may be taken.
+const STEPS: usize = 256;
+
+/// The endpoints that a request was tried on already, and what it is about.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tried {
+    key: Option<HashKey>,
     ids: [u32; MOST_ATTEMPTS],
     len: usize,
 }
 
 impl Tried {
+    /// A request with this key that was not tried yet.
+    pub(crate) fn of(key: Option<HashKey>) -> Self {
+        Self {
+            key,
+            ..Self::default()
+        }
+    }
+
     /// Notes an endpoint; what does not fit is forgotten, and the caller stops by the length.
     pub(crate) fn note(&mut self, id: u32) {
         if let Some(slot) = self.ids.get_mut(self.len) {
@@ -68,9 +82,10 @@ pub(crate) fn pick<'a, S>(
     };
     let tiers = snapshot.tiers();
     let reachable = tiers.iter().find_map(|tier| {
-        let favoured = match tier.turns() {
-            Some(turns) => rule.next_in_turn(tier, turns),
-            None => rule.two_choices(tier, rng),
+        let favoured = match (tier.turns(), tier.ring(), tried.key) {
+            (Some(turns), _, _) => rule.next_in_turn(tier, turns),
+            (None, Some(ring), Some(key)) => rule.next_on_ring(tier, ring, key),
+            (None, _, _) => rule.two_choices(tier, rng),
         };
         favoured.or_else(|| rule.first(tier, rng))
     });
@@ -112,6 +127,25 @@ impl Rule<'_> {
             .find(|entry| self.may_take(entry) && entry.candidate().claim(self.now))
     }
 
+    /// The first from the key on who has room; if nobody has, the first of all.
+    fn next_on_ring<'a, S>(
+        &self,
+        tier: &'a Tier<S>,
+        ring: &Ring,
+        key: HashKey,
+    ) -> Option<&'a Entry<S>> {
+        let entries = tier.entries();
+        let round = || {
+            let places = ring.from(key.value()).take(STEPS);
+            places
+                .filter_map(|place| entries.get(place))
+                .filter(|entry| self.may_take(entry))
+        };
+        round()
+            .find(|entry| tier.has_room(entry) && entry.candidate().claim(self.now))
+            .or_else(|| round().find(|entry| entry.candidate().claim(self.now)))
+    }
+
     /// Anybody who may be taken, looked for from a random place on.
     fn first<'a, S>(&self, tier: &'a Tier<S>, rng: &mut Rng) -> Option<&'a Entry<S>> {
         let entries = tier.entries();
@@ -145,7 +179,9 @@ impl Rule<'_> {
     /// follow the weights while nobody is busy.
     fn better<'a, S>(&self, first: &'a Entry<S>, second: &'a Entry<S>) -> Option<&'a Entry<S>> {
         let (first_cost, second_cost) = match self.policy {
-            Policy::PendingRequests | Policy::RoundRobin => (load(first), load(second)),
+            Policy::PendingRequests | Policy::RoundRobin | Policy::RingHash => {
+                (load(first), load(second))
+            }
             Policy::PeakEwma => {
                 // An endpoint that has not answered yet is taken for an average one: a constant
                 // would send it everything or nothing, depending on the service.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Policy;
 use super::candidate::Candidate;
+use super::ring::{self, Ring, Station};
 use super::rng::Rng;
 use super::sample::Sampler;
 use super::tick::Tick;
@@ -37,6 +38,8 @@ pub(crate) struct Tier<S> {
     sampler: Sampler,
     /// For round robin only.
     turns: Option<Turns>,
+    /// For hashing only.
+    ring: Option<Ring>,
 }
 
 /// What decides which candidates are preferred to which: the lower goes first.
@@ -53,6 +56,8 @@ pub(crate) struct Seat<S> {
     pub(crate) candidate: Arc<Candidate<S>>,
     pub(crate) priority: u16,
     pub(crate) weight: u32,
+    /// The hash of its target; asked for by hashing only.
+    pub(crate) hash: u64,
 }
 
 /// A candidate as it takes part in this snapshot.
@@ -61,6 +66,7 @@ pub(crate) struct Entry<S> {
     candidate: Arc<Candidate<S>>,
     rank: Rank,
     weight: u32,
+    hash: u64,
     /// The mean weight of the tier divided by this one: what one request in flight counts.
     relief: f32,
 }
@@ -161,10 +167,18 @@ impl<S> Tier<S> {
             );
             Turns::new(&weights, counter)
         });
+        let ring = (policy == Policy::RingHash).then(|| {
+            let stations = entries.iter().map(|entry| Station {
+                hash: entry.hash,
+                weight: entry.weight,
+            });
+            Ring::new(&stations.collect::<Vec<_>>())
+        });
         Self {
             rank,
             sampler: Sampler::new(&weights),
             turns,
+            ring,
             entries: entries.into(),
         }
     }
@@ -180,6 +194,23 @@ impl<S> Tier<S> {
     pub(crate) fn turns(&self) -> Option<&Turns> {
         self.turns.as_ref()
     }
+
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        self.ring.as_ref()
+    }
+
+    /// Whether a key may bring this endpoint one more request.
+    pub(crate) fn has_room(&self, entry: &Entry<S>) -> bool {
+        let candidate = entry.candidate();
+        candidate.crowd().is_none_or(|crowd| {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "f32 holds the number of endpoints closely enough"
+            )]
+            let even = entry.relief * self.entries.len() as f32;
+            ring::has_room(candidate.in_flight(), crowd, even.recip())
+        })
+    }
 }
 
 impl<S> Entry<S> {
@@ -191,6 +222,7 @@ impl<S> Entry<S> {
                 is_spare: seat.weight == 0,
             },
             weight: seat.weight,
+            hash: seat.hash,
             relief: 1.0,
         }
     }
@@ -243,6 +275,7 @@ impl<S> Snapshot<S> {
         now: Tick,
     ) -> Self {
         let seats = members.into_iter().map(|(candidate, priority, weight)| Seat {
+            hash: super::hash::of_target(candidate.target()),
             candidate,
             priority,
             weight,

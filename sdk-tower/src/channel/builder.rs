@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
+use http::request::Parts;
 use http::uri::Authority;
 
-use crate::balance::{self, MOST_ATTEMPTS, Policy, Rules};
+use crate::balance::{self, HashKey, MOST_ATTEMPTS, Policy, Rules};
 use crate::connect::{IDLE_AGES, Pool, Protocol, Settings};
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::{Error, ErrorKind};
@@ -15,7 +16,9 @@ use crate::task::Runtime;
 
 use super::request::{Addressing, Name};
 use super::upstream::Upstream;
-use super::{About, Channel, Core, Picker};
+use super::{About, Channel, Core, Keys, Picker};
+
+type Rule = Box<dyn Fn(&Parts) -> Option<HashKey> + Send + Sync>;
 
 /// Builds a [`Channel`]; made by [`Channel::builder`] or [`Channel::from_source`].
 #[must_use = "a builder does nothing until it is built"]
@@ -24,6 +27,7 @@ pub struct Builder<S> {
     about: About,
     host: Option<String>,
     policy: Policy,
+    hash_by: Option<Rule>,
     protocol: Protocol,
     first_resolution: Duration,
     connect_timeout: Duration,
@@ -44,6 +48,7 @@ where
             about: About::default(),
             host: None,
             policy: Policy::default(),
+            hash_by: None,
             protocol: Protocol::default(),
             first_resolution: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),
@@ -69,11 +74,41 @@ where
         self
     }
 
-    /// Sets how the better of two endpoints is told.
+    /// Sets how the endpoint for a request is chosen.
     ///
     /// Default [`Policy::PeakEwma`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Sets how the key of a request is made, for [`Policy::RingHash`].
+    ///
+    /// A request that carries a [`HashKey`] in its extensions has that one. Where the rule gives
+    /// none, the request goes to the less loaded of two endpoints. Default: no rule, only
+    /// extensions. It is called once for each request, within
+    /// [`call`](tower_service::Service::call), so it must not block.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example(client: lictor::Client) -> Result<(), lictor_tower::Error> {
+    /// use lictor_tower::channel::{Channel, HashKey, Policy};
+    ///
+    /// let channel = Channel::builder(client)
+    ///     .service("carts")
+    ///     .policy(Policy::RingHash)
+    ///     .hash_by(|request| Some(HashKey::new(request.headers.get("x-user")?)))
+    ///     .build()?;
+    /// # drop(channel);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hash_by<F>(mut self, rule: F) -> Self
+    where
+        F: Fn(&Parts) -> Option<HashKey> + Send + Sync + 'static,
+    {
+        self.hash_by = Some(Box::new(rule));
         self
     }
 
@@ -175,6 +210,17 @@ where
                 self.max_attempts
             )));
         }
+        let key = match (self.policy, self.hash_by) {
+            (Policy::RingHash, Some(rule)) => Some(Keys::Made(rule)),
+            (Policy::RingHash, None) => Some(Keys::Carried),
+            (_, None) => None,
+            (policy, Some(_)) => {
+                return Err(invalid(format!(
+                    "hash_by is set but the policy is {policy:?}, which asks for no keys; \
+                     set Policy::RingHash"
+                )));
+            }
+        };
         let settings = Arc::new(Settings {
             runtime: runtime.clone(),
             protocol: self.protocol,
@@ -206,6 +252,7 @@ where
                 timeout: self.timeout,
                 max_attempts: self.max_attempts,
                 tell_target: self.tell_target,
+                key,
             }),
             hosts: None,
         })

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use pin_project::{pin_project, pinned_drop};
 use tokio::time::{Instant, Sleep};
 
-use crate::balance::{Candidate, Choice, InFlight, Phase, Rng, Tried};
+use crate::balance::{Candidate, Choice, HashKey, InFlight, Phase, Rng, Tried};
 use crate::connect::{
     Checkout, Fault, Lease, Need, Outgoing, Refused, SendFailed, Unavailable, Waiting,
 };
@@ -83,6 +83,7 @@ impl ResponseFuture {
         core: Arc<Core>,
         request: Request<Outgoing>,
         host: Host,
+        key: Option<HashKey>,
         choice: Choice<Upstream>,
     ) -> Self {
         let deadline = core.timeout.map(|limit| {
@@ -90,7 +91,7 @@ impl ResponseFuture {
             tokio::time::sleep(limit)
         });
         let mut future = Self {
-            attempts: Attempts::new(core, Some(request), host),
+            attempts: Attempts::new(core, Some(request), host, key),
             state: State::Done,
             deadline,
         };
@@ -103,7 +104,7 @@ impl ResponseFuture {
 
     pub(super) fn failed(core: Arc<Core>, error: Error) -> Self {
         Self {
-            attempts: Attempts::new(core, None, Host::Kept),
+            attempts: Attempts::new(core, None, Host::Kept, None),
             state: State::Failed(error),
             deadline: None,
         }
@@ -167,12 +168,17 @@ impl PinnedDrop for ResponseFuture {
 }
 
 impl Attempts {
-    fn new(core: Arc<Core>, request: Option<Request<Outgoing>>, host: Host) -> Self {
+    fn new(
+        core: Arc<Core>,
+        request: Option<Request<Outgoing>>,
+        host: Host,
+        key: Option<HashKey>,
+    ) -> Self {
         Self {
             core,
             request,
             host,
-            tried: Tried::default(),
+            tried: Tried::of(key),
             rng: None,
             refused: None,
             again: None,

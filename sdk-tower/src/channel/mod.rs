@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
+use http::request::Parts;
 use http::{Request, Response};
 use tower_service::Service;
 
@@ -21,7 +22,7 @@ use crate::endpoint::{EndpointSet, Target};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::task::Runtime;
 
-pub use crate::balance::Policy;
+pub use crate::balance::{HashKey, Policy};
 pub use crate::connect::Protocol;
 pub use body::Body;
 pub use builder::Builder;
@@ -41,8 +42,8 @@ use upstream::Upstream;
 /// * It waits for the first resolution of the service, up to
 ///   [`first_resolution`](Builder::first_resolution) after the channel was built. If the service
 ///   has nobody to offer, it fails at once.
-/// * Two endpoints are drawn by weight and the less loaded one is taken (see [`Policy`]); of
-///   several priorities the lowest number comes first (RFC 2782).
+/// * Two endpoints are drawn by weight and the less loaded one is taken, or as another [`Policy`]
+///   says; of several priorities the lowest number comes first (RFC 2782).
 /// * It is sent on an idle connection of that endpoint, or on a new one.
 /// * As long as nothing of it was sent (the endpoint refuses, or the idle connection has just been
 ///   closed), it goes to another endpoint, whatever its method and body, up to
@@ -91,6 +92,16 @@ struct Core {
     timeout: Option<Duration>,
     max_attempts: usize,
     tell_target: bool,
+    /// None where keys are not asked for.
+    key: Option<Keys>,
+}
+
+/// Where the key of a request comes from.
+enum Keys {
+    /// Its extensions.
+    Carried,
+    /// Its extensions or else this rule.
+    Made(Box<dyn Fn(&Parts) -> Option<HashKey> + Send + Sync>),
 }
 
 /// What errors say of the service, beyond what its endpoint sets tell.
@@ -200,6 +211,20 @@ impl Channel {
     }
 }
 
+impl Keys {
+    fn of<B>(&self, request: Request<B>) -> (Request<B>, Option<HashKey>) {
+        let carried = request.extensions().get().copied();
+        match self {
+            Self::Made(rule) if carried.is_none() => {
+                let (parts, body) = request.into_parts();
+                let made = rule(&parts);
+                (Request::from_parts(parts, body), made)
+            }
+            Self::Made(_) | Self::Carried => (request, carried),
+        }
+    }
+}
+
 impl Core {
     fn never_resolved(&self) -> Error {
         let error = Error::new(ErrorKind::NeverResolved)
@@ -238,10 +263,14 @@ where
     /// Picks the endpoint; the request leaves when the future is polled.
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
         let balance = &self.core.balance;
+        let (request, key) = match &self.core.key {
+            Some(keys) => keys.of(request),
+            None => (request, None),
+        };
         match self.core.addressing.prepare(request, &mut self.hosts) {
             Ok((request, host)) => {
-                let choice = self.picker.pick(balance, balance.now());
-                ResponseFuture::new(Arc::clone(&self.core), request, host, choice)
+                let choice = self.picker.pick(balance, key, balance.now());
+                ResponseFuture::new(Arc::clone(&self.core), request, host, key, choice)
             }
             Err(error) => ResponseFuture::failed(Arc::clone(&self.core), error),
         }

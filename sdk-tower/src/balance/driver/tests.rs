@@ -193,13 +193,13 @@ async fn a_picker_sees_a_new_set_with_its_next_pick() {
     let (tell, balance, _log) = service();
     let mut picker = Picker::new(&balance);
     let now = balance.now();
-    assert!(matches!(picker.pick(&balance, now), Choice::Unknown));
+    assert!(matches!(picker.pick(&balance, None, now), Choice::Unknown));
     tell.send(set(&[])).unwrap();
     known(&balance, &[]).await;
-    assert!(matches!(picker.pick(&balance, now), Choice::Empty));
+    assert!(matches!(picker.pick(&balance, None, now), Choice::Empty));
     tell.send(set(&[1])).unwrap();
     known(&balance, &[1]).await;
-    assert!(matches!(picker.pick(&balance, now), Choice::Picked(_)));
+    assert!(matches!(picker.pick(&balance, None, now), Choice::Picked(_)));
     let mut tried = Tried::default();
     tried.note(1);
     let mut rng = balance.rng();

@@ -399,3 +399,86 @@ fn round_robin_tries_each_endpoint_once() {
     }
     assert!(pick(&snapshot, Policy::RoundRobin, &mut rng, &tried, at(0)).is_none());
 }
+
+/// Members whose requests in flight are counted together, on a ring.
+fn on_ring(count: u32) -> (Members, Snapshot<Backend>) {
+    let crowd = Some(Arc::default());
+    let members: Members = (1..=count)
+        .map(|id| {
+            let target = format!("10.0.0.1:{id}").parse().unwrap();
+            Arc::new(Candidate::new(id, target, Backend).among(crowd.clone()))
+        })
+        .collect();
+    let with = members.iter().map(|member| (Arc::clone(member), 1, 1));
+    let snapshot = Snapshot::under(Policy::RingHash, with.collect(), at(0));
+    (members, snapshot)
+}
+
+fn key(number: u32) -> Tried {
+    Tried::of(Some(HashKey::new(number.to_string())))
+}
+
+fn hashed(snapshot: &Snapshot<Backend>, tried: &Tried, now: Tick) -> Option<u32> {
+    let mut rng = Rng::seeded(1);
+    let picked = pick(snapshot, Policy::RingHash, &mut rng, tried, now);
+    picked.map(|picked| picked.id())
+}
+
+#[test]
+fn equal_keys_go_to_one_endpoint_and_different_ones_to_all() {
+    let (_, snapshot) = on_ring(10);
+    let mut seen = std::collections::BTreeSet::new();
+    for number in 0..200 {
+        let owner = hashed(&snapshot, &key(number), at(0));
+        assert_eq!(hashed(&snapshot, &key(number), at(9)), owner);
+        seen.insert(owner);
+    }
+    assert_eq!(seen.len(), 10);
+}
+
+#[test]
+fn a_key_passes_on_to_the_same_next_endpoint_when_its_own_refuses_or_was_tried() {
+    let (members, snapshot) = on_ring(10);
+    for number in 0..50 {
+        let mut tried = key(number);
+        let owner = hashed(&snapshot, &tried, at(0)).unwrap();
+        tried.note(owner);
+        let next = hashed(&snapshot, &tried, at(0)).unwrap();
+        assert_ne!(owner, next);
+        members[owner as usize - 1].refused(at(0));
+        assert_eq!(hashed(&snapshot, &key(number), at(50)), Some(next));
+        members[owner as usize - 1].connected();
+        assert_eq!(hashed(&snapshot, &key(number), at(50)), Some(owner));
+    }
+}
+
+#[test]
+fn a_key_in_fashion_fills_nobody_beyond_the_bound() {
+    let (members, snapshot) = on_ring(10);
+    let mut flights = Vec::new();
+    for _ in 0..400 {
+        let mut rng = Rng::seeded(1);
+        let picked = pick(&snapshot, Policy::RingHash, &mut rng, &key(7), at(0)).unwrap();
+        flights.push(InFlight::begin(Arc::clone(picked), at(0)));
+    }
+    let most = members.iter().map(|member| member.in_flight()).max();
+    assert_eq!(most, Some(50));
+    drop(flights);
+    assert_eq!(members[0].crowd(), Some(0));
+}
+
+#[test]
+fn a_request_without_a_key_goes_to_the_less_loaded_of_two() {
+    let (members, snapshot) = on_ring(2);
+    let _busy = InFlight::begin(Arc::clone(&members[0]), at(0));
+    for _ in 0..50 {
+        assert_eq!(hashed(&snapshot, &Tried::default(), at(0)), Some(2));
+    }
+}
+
+#[test]
+fn a_key_whose_endpoints_all_refuse_is_tried_all_the_same() {
+    let (members, snapshot) = on_ring(3);
+    members.iter().for_each(|member| member.refused(at(0)));
+    assert!(hashed(&snapshot, &key(1), at(50)).is_some());
+}
