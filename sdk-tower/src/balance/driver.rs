@@ -11,25 +11,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_core::Stream;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use crate::endpoint::{Endpoint, EndpointSet, Target};
 use crate::task::{Runtime, StopSignal, Worker};
 
 use super::candidate::Candidate;
 use super::hash;
+use super::newcomer;
 use super::rng::Rng;
 use super::snapshot::{Phase, Seat, Snapshot};
-use super::tick::Clock;
-use super::{Backend, Balance, Policy};
+use super::tick::{Clock, Tick};
+use super::{Backend, Balance, Policy, Rules};
 
-/// How a service is to be balanced.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    pub(crate) policy: Policy,
-    /// How often backends and statistics are told that time passes.
-    pub(crate) age_every: Duration,
-}
+/// How often shares are reckoned anew while they change by themselves: often enough for a share to
+/// grow in steps that nobody notices, and for a group of endpoints that fails to be left soon.
+const SWEEP: Duration = Duration::from_millis(250);
 
 /// Sets up a balanced service and starts its driver.
 ///
@@ -62,6 +59,8 @@ where
         rules,
         crowd,
         members: HashMap::new(),
+        seats: Vec::new(),
+        growing: false,
         next_id: 0,
         make,
     };
@@ -79,6 +78,10 @@ struct Driver<S: Backend, F> {
     /// The requests in flight on all members, if the policy asks for them.
     crowd: Option<Arc<AtomicU32>>,
     members: HashMap<Target, Member<S>>,
+    /// The members in the order of their set.
+    seats: Vec<Seat<S>>,
+    /// The share of somebody is growing.
+    growing: bool,
     next_id: u32,
     make: F,
 }
@@ -87,6 +90,8 @@ struct Member<S> {
     candidate: Arc<Candidate<S>>,
     /// The hash of its target.
     hash: u64,
+    /// When it joined others, if its share is growing.
+    joined: Option<Tick>,
     /// The number of the last set that had it.
     seen: u64,
 }
@@ -103,6 +108,8 @@ where
         let age_every = self.rules.age_every;
         let mut ageing = interval_at(Instant::now() + age_every, age_every);
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ended = false;
         let mut round = 0;
         loop {
@@ -122,6 +129,11 @@ where
                         ended = true;
                     }
                 },
+                _ = sweep.tick(), if self.growing => {
+                    if self.grow().is_none() {
+                        return;
+                    }
+                }
                 _ = ageing.tick() => {
                     if self.age().is_none() {
                         return;
@@ -134,27 +146,24 @@ where
     /// Publishes a set. None if nobody is left to publish it to.
     fn apply(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
         let balance = self.balance.upgrade()?;
-        let seats: Vec<_> = set
+        let now = balance.now();
+        // Where all are new there is nobody who could do their work meanwhile.
+        let others = set.iter().any(|e| self.members.contains_key(e.target()));
+        let joined = (others && !self.rules.slow_start.is_zero()).then_some(now);
+        self.seats = set
             .iter()
             .map(|endpoint| {
-                let member = self.admit(endpoint, round);
+                let member = self.admit(endpoint, round, joined);
                 Seat {
                     candidate: Arc::clone(&member.candidate),
                     priority: endpoint.priority(),
                     weight: endpoint.weight(),
                     hash: member.hash,
+                    joined: member.joined,
                 }
             })
             .collect();
-        let (policy, now) = (self.rules.policy, balance.now());
-        let before = balance.snapshot();
-        balance.publish(Snapshot::arranged(
-            &seats,
-            policy,
-            &before,
-            &mut self.rng,
-            now,
-        ));
+        self.arrange(&balance, now);
         // Out of rotation first, then retired: whoever picks now finds the new set, and whoever
         // picked before finds its request refused unsent by the retired backend.
         self.members.retain(|target, member| {
@@ -168,6 +177,30 @@ where
         Some(())
     }
 
+    fn arrange(&mut self, balance: &Balance<S>, now: Tick) {
+        let before = balance.snapshot();
+        let (seats, rules) = (&self.seats, &self.rules);
+        let snapshot = Snapshot::arranged(seats, rules, &before, &mut self.rng, now);
+        balance.publish(snapshot);
+        self.growing = self.seats.iter().any(|seat| seat.joined.is_some());
+    }
+
+    /// Gives those who joined of late the share that they have by now.
+    fn grow(&mut self) -> Option<()> {
+        let balance = self.balance.upgrade()?;
+        let now = balance.now();
+        let window = self.rules.slow_start;
+        let growing = |joined: &Tick| newcomer::share(Some(*joined), window, now) < newcomer::WHOLE;
+        for seat in &mut self.seats {
+            seat.joined = seat.joined.filter(growing);
+        }
+        for member in self.members.values_mut() {
+            member.joined = member.joined.filter(growing);
+        }
+        self.arrange(&balance, now);
+        Some(())
+    }
+
     fn age(&self) -> Option<()> {
         let now = self.balance.upgrade()?.now();
         for member in self.members.values() {
@@ -177,7 +210,7 @@ where
         Some(())
     }
 
-    fn admit(&mut self, endpoint: &Endpoint, round: u64) -> &Member<S> {
+    fn admit(&mut self, endpoint: &Endpoint, round: u64, joined: Option<Tick>) -> &Member<S> {
         let target = endpoint.target();
         let member = match self.members.entry(target.clone()) {
             hash_map::Entry::Occupied(known) => known.into_mut(),
@@ -189,6 +222,7 @@ where
                 place.insert(Member {
                     candidate: Arc::new(candidate.among(self.crowd.clone())),
                     hash: hash::of_target(target),
+                    joined,
                     seen: round,
                 })
             }

@@ -3,7 +3,8 @@
 //! The hot path is a [`Picker`]: it reads an immutable [`Snapshot`](snapshot::Snapshot) and a few
 //! atomics, takes no lock and allocates nothing. One task per service, the [`driver`], turns the
 //! source's endpoint sets into snapshots and is the only writer. The rules ([`estimate`],
-//! [`avoid`], [`sample`], [`turns`], [`ring`], [`pick`]) are pure: time and randomness are arguments.
+//! [`avoid`], [`sample`], [`turns`], [`ring`], [`newcomer`],
+//! [`pick`]) are pure: time and randomness are arguments.
 
 mod avoid;
 mod candidate;
@@ -11,6 +12,7 @@ mod cuts;
 mod driver;
 mod estimate;
 mod hash;
+mod newcomer;
 mod pick;
 mod ring;
 mod rng;
@@ -31,7 +33,7 @@ use crate::task::Worker;
 pub use hash::HashKey;
 
 pub(crate) use candidate::{Candidate, InFlight};
-pub(crate) use driver::{Rules, start};
+pub(crate) use driver::start;
 pub(crate) use pick::{MOST_ATTEMPTS, Tried};
 pub(crate) use rng::Rng;
 pub(crate) use snapshot::{Phase, Snapshot};
@@ -84,6 +86,27 @@ pub enum Policy {
     /// that refuses connections. A request without a key goes to the less loaded of two endpoints.
     /// Deadlines that pass count as under [`PendingRequests`](Self::PendingRequests).
     RingHash,
+}
+
+/// How a service is to be balanced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) policy: Policy,
+    /// How long the share of an endpoint grows that joins others.
+    pub(crate) slow_start: Duration,
+    /// How often backends and statistics are told that time passes.
+    pub(crate) age_every: Duration,
+}
+
+#[cfg(test)]
+impl Rules {
+    pub(crate) fn of(policy: Policy) -> Self {
+        Self {
+            policy,
+            slow_start: Duration::ZERO,
+            age_every: Duration::from_secs(10),
+        }
+    }
 }
 
 /// What the balancer needs of the thing that carries requests to one endpoint.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::Policy;
 use super::candidate::Candidate;
+use super::newcomer;
 use super::ring::{self, Ring, Station};
 use super::rng::Rng;
 use super::sample::Sampler;
 use super::tick::Tick;
 use super::turns::{Counter, Turns};
+use super::{Policy, Rules};
 
 /// What is known of the set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,6 +59,8 @@ pub(crate) struct Seat<S> {
     pub(crate) weight: u32,
     /// The hash of its target; asked for by hashing only.
     pub(crate) hash: u64,
+    /// When it joined others, while its share is growing.
+    pub(crate) joined: Option<Tick>,
 }
 
 /// A candidate as it takes part in this snapshot.
@@ -67,6 +70,8 @@ pub(crate) struct Entry<S> {
     rank: Rank,
     weight: u32,
     hash: u64,
+    /// How much of its weight counts, of [`newcomer::WHOLE`].
+    grown: u32,
     /// The mean weight of the tier divided by this one: what one request in flight counts.
     relief: f32,
 }
@@ -86,13 +91,18 @@ impl<S> Snapshot<S> {
     /// reach" (RFC 2782). Within a priority, weight 0 is for when nobody else is left.
     pub(crate) fn arranged(
         seats: &[Seat<S>],
-        policy: Policy,
+        rules: &Rules,
         before: &Self,
         rng: &mut Rng,
         now: Tick,
     ) -> Self {
         let median = median(seats.iter().map(|seat| &seat.candidate), now);
-        let mut entries: Vec<_> = seats.iter().map(Entry::new).collect();
+        let grown = |seat: &Seat<S>| match rules.policy {
+            // A key must not wander from one to the other while a share grows.
+            Policy::RingHash => newcomer::WHOLE,
+            _ => newcomer::share(seat.joined, rules.slow_start, now),
+        };
+        let mut entries: Vec<_> = seats.iter().map(|seat| Entry::new(seat, grown(seat))).collect();
         entries.sort_by_key(|entry| entry.rank);
         let mut tiers = Vec::new();
         let mut entries = entries.into_iter().peekable();
@@ -103,7 +113,7 @@ impl<S> Snapshot<S> {
                 tier.push(next);
             }
             let before = before.tiers.iter().find(|tier| tier.rank == rank);
-            tiers.push(Tier::new(rank, tier, policy, before, rng));
+            tiers.push(Tier::new(rank, tier, rules.policy, before, rng));
         }
         Self {
             known: true,
@@ -144,21 +154,18 @@ impl<S> Tier<S> {
         before: Option<&Self>,
         rng: &mut Rng,
     ) -> Self {
-        let weights: Vec<u64> = entries.iter().map(|entry| entry.weight.into()).collect();
-        let mean = entries
+        // If all have the same part of their weights, it is as if they had the whole.
+        let mut pairs = entries.windows(2);
+        let alike = pairs.all(|pair| matches!(pair, [one, other] if one.grown == other.grown));
+        let weights: Vec<u64> = entries
             .iter()
-            .map(|entry| f64::from(entry.weight))
-            .sum::<f64>()
-            / count(entries.len());
-        for entry in &mut entries {
-            if entry.weight > 0 {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "a ratio of weights; f32 holds all of them closely enough"
-                )]
-                let relief = (mean / f64::from(entry.weight)) as f32;
-                entry.relief = relief;
-            }
+            .map(|entry| {
+                let grown = if alike { 1 } else { entry.grown };
+                u64::from(entry.weight) * u64::from(grown)
+            })
+            .collect();
+        for (entry, relief) in entries.iter_mut().zip(reliefs(&weights)) {
+            entry.relief = relief;
         }
         let turns = (policy == Policy::RoundRobin).then(|| {
             let counter = before.and_then(|tier| tier.turns.as_ref()).map_or_else(
@@ -214,7 +221,7 @@ impl<S> Tier<S> {
 }
 
 impl<S> Entry<S> {
-    fn new(seat: &Seat<S>) -> Self {
+    fn new(seat: &Seat<S>, grown: u32) -> Self {
         Self {
             candidate: Arc::clone(&seat.candidate),
             rank: Rank {
@@ -223,6 +230,7 @@ impl<S> Entry<S> {
             },
             weight: seat.weight,
             hash: seat.hash,
+            grown,
             relief: 1.0,
         }
     }
@@ -244,8 +252,26 @@ impl<S> Entry<S> {
     }
 }
 
-fn count(len: usize) -> f64 {
-    u32::try_from(len).map_or(f64::MAX, f64::from).max(1.0)
+/// What one request in flight counts on each.
+fn reliefs(weights: &[u64]) -> Vec<f32> {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a ratio of weights need not be exact"
+    )]
+    let wide = |weight: u128| weight as f64;
+    let sum = wide(weights.iter().copied().map(u128::from).sum());
+    let mean = sum / wide(weights.len() as u128).max(1.0);
+    weights
+        .iter()
+        .map(|weight| match weight {
+            0 => 1.0,
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a ratio of weights; f32 holds all of them closely enough"
+            )]
+            weight => (mean / wide(u128::from(*weight))) as f32,
+        })
+        .collect()
 }
 
 /// The middle of what is measured; penalties are no measurements.
@@ -276,12 +302,14 @@ impl<S> Snapshot<S> {
     ) -> Self {
         let seats = members.into_iter().map(|(candidate, priority, weight)| Seat {
             hash: super::hash::of_target(candidate.target()),
+            joined: None,
             candidate,
             priority,
             weight,
         });
         let seats: Vec<_> = seats.collect();
-        Self::arranged(&seats, policy, &Self::unknown(), &mut Rng::seeded(1), now)
+        let rules = Rules::of(policy);
+        Self::arranged(&seats, &rules, &Self::unknown(), &mut Rng::seeded(1), now)
     }
 }
 

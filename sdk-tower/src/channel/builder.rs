@@ -28,6 +28,7 @@ pub struct Builder<S> {
     host: Option<String>,
     policy: Policy,
     hash_by: Option<Rule>,
+    slow_start: Duration,
     protocol: Protocol,
     first_resolution: Duration,
     connect_timeout: Duration,
@@ -49,6 +50,7 @@ where
             host: None,
             policy: Policy::default(),
             hash_by: None,
+            slow_start: Duration::ZERO,
             protocol: Protocol::default(),
             first_resolution: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),
@@ -109,6 +111,19 @@ where
         F: Fn(&Parts) -> Option<HashKey> + Send + Sync + 'static,
     {
         self.hash_by = Some(Box::new(rule));
+        self
+    }
+
+    /// Sets how long the share of an endpoint grows that joins others.
+    ///
+    /// It begins with a tenth of its weight, as in Envoy, and grows linearly to the whole. For
+    /// services that are slow at first: caches to fill, code to compile. An endpoint in the first
+    /// set, or in one where all are new, has its whole weight at once; [`Policy::RingHash`] gives
+    /// a newcomer its keys at once. Default zero, which is none, as in Envoy, nginx and HAProxy: a
+    /// service that passes its checks should be ready, and one that was scaled up because it had
+    /// too much to do needs its new instances now. More than four days are four days.
+    pub fn slow_start(mut self, window: Duration) -> Self {
+        self.slow_start = window.min(LONGEST_SLOW_START);
         self
     }
 
@@ -235,6 +250,7 @@ where
         };
         let rules = Rules {
             policy: self.policy,
+            slow_start: self.slow_start,
             age_every,
         };
         let balance = balance::start(&runtime, self.source?, rules, make);
@@ -258,6 +274,9 @@ where
         })
     }
 }
+
+/// Far below the time in which the milliseconds of the statistics wrap.
+const LONGEST_SLOW_START: Duration = Duration::from_secs(4 * 24 * 3_600);
 
 const SHORTEST_AGE: Duration = Duration::from_millis(1);
 const LONGEST_AGE: Duration = Duration::from_secs(24 * 3_600);

@@ -64,11 +64,17 @@ fn set(ports: &[u16]) -> EndpointSet {
     ports.iter().copied().map(endpoint).collect()
 }
 
-fn service() -> (
+type Service = (
     mpsc::UnboundedSender<EndpointSet>,
     Arc<Balance<Recorded>>,
     Arc<Log>,
-) {
+);
+
+fn service() -> Service {
+    service_with(Rules::of(Policy::PeakEwma))
+}
+
+fn service_with(rules: Rules) -> Service {
     let (tell, sets) = mpsc::unbounded_channel();
     let log = Arc::new(Log::default());
     let make = {
@@ -82,10 +88,6 @@ fn service() -> (
         }
     };
     let runtime = Runtime::current().unwrap();
-    let rules = Rules {
-        policy: Policy::PeakEwma,
-        age_every: Duration::from_secs(10),
-    };
     let balance = start(&runtime, Sets(sets), rules, make);
     (tell, balance, log)
 }
@@ -207,4 +209,89 @@ async fn a_picker_sees_a_new_set_with_its_next_pick() {
         balance.pick(&mut rng, &tried, now),
         Choice::Exhausted
     ));
+}
+
+/// The part of so many requests that the endpoint at this port gets, each answered at once.
+fn share(balance: &Balance<Recorded>, port: u16, requests: u32) -> f64 {
+    let mut picker = Picker::new(balance);
+    let now = balance.now();
+    let mut count = 0;
+    for _ in 0..requests {
+        let Choice::Picked(flight) = picker.pick(balance, None, now) else {
+            panic!("nobody was picked");
+        };
+        count += u32::from(flight.target().port() == port);
+    }
+    f64::from(count) / f64::from(requests)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_share_of_a_newcomer_grows_from_a_tenth_to_its_weight() {
+    for policy in [
+        Policy::PeakEwma,
+        Policy::PendingRequests,
+        Policy::RoundRobin,
+    ] {
+        let (tell, balance, _log) = service_with(Rules {
+            slow_start: Duration::from_secs(10),
+            ..Rules::of(policy)
+        });
+        tell.send(set(&[1, 2, 3])).unwrap();
+        known(&balance, &[1, 2, 3]).await;
+        // The first set has nobody who could do the work of the others.
+        assert!((share(&balance, 3, 6_000) - 0.333).abs() < 0.02, "{policy:?}");
+        tell.send(set(&[1, 2, 3, 4])).unwrap();
+        known(&balance, &[1, 2, 3, 4]).await;
+        for weight in [0.1, 0.5, 1.0] {
+            let wanted = weight / (3.0 + weight);
+            let share = share(&balance, 4, 20_000);
+            assert!((share - wanted).abs() < 0.02, "{policy:?} {weight}: {share}");
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_in_which_all_are_new_has_no_slow_start() {
+    let (tell, balance, _log) = service_with(Rules {
+        slow_start: Duration::from_secs(10),
+        ..Rules::of(Policy::RoundRobin)
+    });
+    for ports in [&[1, 2][..], &[3, 4], &[], &[5, 6]] {
+        tell.send(set(ports)).unwrap();
+        known(&balance, ports).await;
+        if let [one, _] = ports {
+            assert_eq!(share(&balance, *one, 100), 0.5);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_set_does_not_begin_a_slow_start_anew() {
+    let (tell, balance, _log) = service_with(Rules {
+        slow_start: Duration::from_secs(10),
+        ..Rules::of(Policy::RoundRobin)
+    });
+    for ports in [&[1][..], &[1, 2]] {
+        tell.send(set(ports)).unwrap();
+        known(&balance, ports).await;
+    }
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    tell.send(set(&[1, 2, 3])).unwrap();
+    known(&balance, &[1, 2, 3]).await;
+    let share = share(&balance, 2, 20_000);
+    assert!((share - 0.9 / 2.0).abs() < 0.02, "{share}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_is_new_at_last_shares_evenly() {
+    let (tell, balance, _log) = service_with(Rules {
+        slow_start: Duration::from_secs(10),
+        ..Rules::of(Policy::RoundRobin)
+    });
+    for ports in [&[1][..], &[1, 2, 3], &[2, 3]] {
+        tell.send(set(ports)).unwrap();
+        known(&balance, ports).await;
+    }
+    assert_eq!(share(&balance, 2, 100), 0.5);
 }
