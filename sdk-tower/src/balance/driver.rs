@@ -20,7 +20,7 @@ use super::candidate::Candidate;
 use super::hash;
 use super::newcomer;
 use super::rng::Rng;
-use super::snapshot::{Phase, Seat, Snapshot};
+use super::snapshot::{Phase, Rank, Seat, Snapshot};
 use super::tick::{Clock, Tick};
 use super::{Backend, Balance, Policy, Rules};
 
@@ -61,6 +61,7 @@ where
         members: HashMap::new(),
         seats: Vec::new(),
         growing: false,
+        spreading: false,
         next_id: 0,
         make,
     };
@@ -82,6 +83,8 @@ struct Driver<S: Backend, F> {
     seats: Vec<Seat<S>>,
     /// The share of somebody is growing.
     growing: bool,
+    /// There are several distances.
+    spreading: bool,
     next_id: u32,
     make: F,
 }
@@ -129,8 +132,8 @@ where
                         ended = true;
                     }
                 },
-                _ = sweep.tick(), if self.growing => {
-                    if self.grow().is_none() {
+                _ = sweep.tick(), if self.growing || self.spreading => {
+                    if self.sweep().is_none() {
                         return;
                     }
                 }
@@ -156,7 +159,7 @@ where
                 let member = self.admit(endpoint, round, joined);
                 Seat {
                     candidate: Arc::clone(&member.candidate),
-                    priority: endpoint.priority(),
+                    rank: Rank::of(endpoint),
                     weight: endpoint.weight(),
                     hash: member.hash,
                     joined: member.joined,
@@ -181,14 +184,25 @@ where
         let before = balance.snapshot();
         let (seats, rules) = (&self.seats, &self.rules);
         let snapshot = Snapshot::arranged(seats, rules, &before, &mut self.rng, now);
+        self.spreading = snapshot.has_distances();
         balance.publish(snapshot);
         self.growing = self.seats.iter().any(|seat| seat.joined.is_some());
     }
 
-    /// Gives those who joined of late the share that they have by now.
-    fn grow(&mut self) -> Option<()> {
+    /// Reckons anew what changes by itself.
+    fn sweep(&mut self) -> Option<()> {
         let balance = self.balance.upgrade()?;
         let now = balance.now();
+        if self.growing {
+            self.grow(&balance, now);
+        } else {
+            balance.snapshot().spread(now);
+        }
+        Some(())
+    }
+
+    /// Gives those who joined of late the share that they have by now.
+    fn grow(&mut self, balance: &Balance<S>, now: Tick) {
         let window = self.rules.slow_start;
         let growing = |joined: &Tick| newcomer::share(Some(*joined), window, now) < newcomer::WHOLE;
         for seat in &mut self.seats {
@@ -197,8 +211,7 @@ where
         for member in self.members.values_mut() {
             member.joined = member.joined.filter(growing);
         }
-        self.arrange(&balance, now);
-        Some(())
+        self.arrange(balance, now);
     }
 
     fn age(&self) -> Option<()> {

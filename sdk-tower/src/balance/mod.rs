@@ -4,7 +4,7 @@
 //! atomics, takes no lock and allocates nothing. One task per service, the [`driver`], turns the
 //! source's endpoint sets into snapshots and is the only writer. The rules ([`estimate`],
 //! [`avoid`], [`sample`], [`turns`], [`ring`], [`newcomer`],
-//! [`pick`]) are pure: time and randomness are arguments.
+//! [`spill`], [`pick`]) are pure: time and randomness are arguments.
 
 mod avoid;
 mod candidate;
@@ -18,6 +18,7 @@ mod ring;
 mod rng;
 mod sample;
 mod snapshot;
+mod spill;
 mod tick;
 mod turns;
 

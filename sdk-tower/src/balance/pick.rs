@@ -65,7 +65,7 @@ impl Tried {
 
 /// The endpoint for the next attempt of a request, or none if all were tried.
 ///
-/// The tiers are asked in their order for somebody who accepts connections as far as is known. If
+/// The tiers are asked in turn for somebody who accepts connections as far as is known. If
 /// there is nobody in any, those that refused of late are tried after all.
 pub(crate) fn pick<'a, S>(
     snapshot: &'a Snapshot<S>,
@@ -80,8 +80,8 @@ pub(crate) fn pick<'a, S>(
         tried,
         now,
     };
-    let tiers = snapshot.tiers();
-    let reachable = tiers.iter().find_map(|tier| {
+    let mut tiers = snapshot.tiers_for(tried.len(), rng);
+    let reachable = tiers.find_map(|tier| {
         let favoured = match (tier.turns(), tier.ring(), tried.key) {
             (Some(turns), _, _) => rule.next_in_turn(tier, turns),
             (None, Some(ring), Some(key)) => rule.next_on_ring(tier, ring, key),
@@ -90,7 +90,7 @@ pub(crate) fn pick<'a, S>(
         favoured.or_else(|| rule.first(tier, rng))
     });
     reachable
-        .or_else(|| tiers.iter().find_map(|tier| rule.least_loaded(tier)))
+        .or_else(|| snapshot.tiers().iter().find_map(|tier| rule.least_loaded(tier)))
         .map(Entry::candidate)
 }
 

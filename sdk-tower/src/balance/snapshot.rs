@@ -1,12 +1,17 @@
 //! The set of candidates at one moment, arranged for picking.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::endpoint::Endpoint;
 
 use super::candidate::Candidate;
 use super::newcomer;
 use super::ring::{self, Ring, Station};
 use super::rng::Rng;
 use super::sample::Sampler;
+use super::spill;
 use super::tick::Tick;
 use super::turns::{Counter, Turns};
 use super::{Policy, Rules};
@@ -27,8 +32,18 @@ pub(crate) enum Phase {
 pub(crate) struct Snapshot<S> {
     known: bool,
     tiers: Box<[Tier<S>]>,
+    /// The tiers by their distance.
+    groups: Box<[Group]>,
     /// What an endpoint without an answer yet is taken for, in seconds: the middle of the others.
     median: Option<f32>,
+}
+
+/// Tiers of one distance, which share the traffic with those of others as far as they are well.
+#[derive(Debug)]
+struct Group {
+    tiers: Range<usize>,
+    /// Draws below this number are for this group, unless they are for one before it.
+    bound: AtomicU32,
 }
 
 /// Candidates that are preferred equally.
@@ -45,7 +60,8 @@ pub(crate) struct Tier<S> {
 
 /// What decides which candidates are preferred to which: the lower goes first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct Rank {
+pub(crate) struct Rank {
+    distance: u16,
     priority: u16,
     /// Its weight is 0: for when nobody else is left.
     is_spare: bool,
@@ -55,7 +71,7 @@ struct Rank {
 #[derive(Debug)]
 pub(crate) struct Seat<S> {
     pub(crate) candidate: Arc<Candidate<S>>,
-    pub(crate) priority: u16,
+    pub(crate) rank: Rank,
     pub(crate) weight: u32,
     /// The hash of its target; asked for by hashing only.
     pub(crate) hash: u64,
@@ -76,11 +92,22 @@ pub(crate) struct Entry<S> {
     relief: f32,
 }
 
+impl Rank {
+    pub(crate) fn of(endpoint: &Endpoint) -> Self {
+        Self {
+            distance: endpoint.distance(),
+            priority: endpoint.priority(),
+            is_spare: endpoint.weight() == 0,
+        }
+    }
+}
+
 impl<S> Snapshot<S> {
     pub(crate) fn unknown() -> Self {
         Self {
             known: false,
             tiers: Box::default(),
+            groups: Box::default(),
             median: None,
         }
     }
@@ -115,11 +142,64 @@ impl<S> Snapshot<S> {
             let before = before.tiers.iter().find(|tier| tier.rank == rank);
             tiers.push(Tier::new(rank, tier, rules.policy, before, rng));
         }
-        Self {
+        let snapshot = Self {
             known: true,
+            groups: groups(&tiers),
             tiers: tiers.into(),
             median,
+        };
+        snapshot.spread(now);
+        snapshot
+    }
+
+    /// Whether there are distances between which the traffic is to be spread.
+    pub(crate) fn has_distances(&self) -> bool {
+        self.groups.len() > 1
+    }
+
+    /// Reckons anew how much of the traffic falls to each distance.
+    pub(crate) fn spread(&self, now: Tick) {
+        if !self.has_distances() {
+            return;
         }
+        let tiers = |group: &Group| self.tiers.get(group.tiers.clone()).unwrap_or_default();
+        let health: Vec<_> = self
+            .groups
+            .iter()
+            .map(|group| health(tiers(group), now))
+            .collect();
+        for (group, bound) in self.groups.iter().zip(spill::bounds(&health)) {
+            group.bound.store(bound, Ordering::Relaxed);
+        }
+    }
+
+    /// The tiers in the order in which a request asks them.
+    ///
+    /// The first attempt begins with the distance that the draw says. Each attempt after that
+    /// begins one distance further away, as far as there are more: where all that are near have
+    /// failed at the same time, a request does not have to find that out from each of them.
+    pub(crate) fn tiers_for<'a>(
+        &'a self,
+        attempt: usize,
+        rng: &mut Rng,
+    ) -> impl Iterator<Item = &'a Tier<S>> + use<'a, S> {
+        let begin = if self.has_distances() {
+            match attempt {
+                0 => self.drawn(rng),
+                _ => self.groups.get(attempt),
+            }
+        } else {
+            None
+        };
+        let favoured = begin.and_then(|group| self.tiers.get(group.tiers.clone()));
+        favoured.unwrap_or_default().iter().chain(&self.tiers)
+    }
+
+    fn drawn(&self, rng: &mut Rng) -> Option<&Group> {
+        let draw = rng.next_u32() % spill::WHOLE;
+        self.groups
+            .iter()
+            .find(|group| draw < group.bound.load(Ordering::Relaxed))
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -144,6 +224,34 @@ impl<S> Snapshot<S> {
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry<S>> {
         self.tiers.iter().flat_map(|tier| tier.entries.iter())
     }
+}
+
+fn groups<S>(tiers: &[Tier<S>]) -> Box<[Group]> {
+    let mut begin = 0;
+    let distances = tiers.chunk_by(|one, other| one.rank.distance == other.rank.distance);
+    distances
+        .map(|tiers| {
+            let end = begin + tiers.len();
+            let tiers = std::mem::replace(&mut begin, end)..end;
+            Group {
+                tiers,
+                bound: AtomicU32::new(spill::WHOLE),
+            }
+        })
+        .collect()
+}
+
+/// How much of the weight of these tiers may be called now; none if they have no weight.
+fn health<S>(tiers: &[Tier<S>], now: Tick) -> Option<f64> {
+    let (mut well, mut all) = (0.0, 0.0);
+    for entry in tiers.iter().flat_map(|tier| &tier.entries) {
+        let weight = f64::from(entry.weight);
+        all += weight;
+        if !entry.candidate.is_avoided(now) {
+            well += weight;
+        }
+    }
+    (all > 0.0).then(|| well / all)
 }
 
 impl<S> Tier<S> {
@@ -224,10 +332,7 @@ impl<S> Entry<S> {
     fn new(seat: &Seat<S>, grown: u32) -> Self {
         Self {
             candidate: Arc::clone(&seat.candidate),
-            rank: Rank {
-                priority: seat.priority,
-                is_spare: seat.weight == 0,
-            },
+            rank: seat.rank,
             weight: seat.weight,
             hash: seat.hash,
             grown,
@@ -237,6 +342,10 @@ impl<S> Entry<S> {
 
     pub(crate) fn candidate(&self) -> &Arc<Candidate<S>> {
         &self.candidate
+    }
+
+    pub(crate) fn distance(&self) -> u16 {
+        self.rank.distance
     }
 
     pub(crate) fn priority(&self) -> u16 {
@@ -300,16 +409,30 @@ impl<S> Snapshot<S> {
         members: Vec<(Arc<Candidate<S>>, u16, u32)>,
         now: Tick,
     ) -> Self {
-        let seats = members.into_iter().map(|(candidate, priority, weight)| Seat {
-            hash: super::hash::of_target(candidate.target()),
-            joined: None,
-            candidate,
-            priority,
-            weight,
+        let seats = members.into_iter().map(|(candidate, priority, weight)| {
+            let endpoint = Endpoint::new(candidate.target().clone());
+            Seat::of(candidate, &endpoint.with_priority(priority).with_weight(weight))
         });
         let seats: Vec<_> = seats.collect();
+        Self::seated(policy, &seats, now)
+    }
+
+    pub(crate) fn seated(policy: Policy, seats: &[Seat<S>], now: Tick) -> Self {
         let rules = Rules::of(policy);
-        Self::arranged(&seats, &rules, &Self::unknown(), &mut Rng::seeded(1), now)
+        Self::arranged(seats, &rules, &Self::unknown(), &mut Rng::seeded(1), now)
+    }
+}
+
+#[cfg(test)]
+impl<S> Seat<S> {
+    pub(crate) fn of(candidate: Arc<Candidate<S>>, endpoint: &Endpoint) -> Self {
+        Self {
+            candidate,
+            rank: Rank::of(endpoint),
+            weight: endpoint.weight(),
+            hash: super::hash::of_target(endpoint.target()),
+            joined: None,
+        }
     }
 }
 

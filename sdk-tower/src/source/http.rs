@@ -8,8 +8,10 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 use lictor::api::health::{ServiceEntry, Status as Health};
+use lictor::ident::Datacenter;
 use lictor::watch::{self, Watch};
 
+use super::place::{Nearness, Place};
 use super::{Source, Status};
 use crate::endpoint::{Endpoint, EndpointSet, Host, Target};
 
@@ -24,6 +26,9 @@ use crate::endpoint::{Endpoint, EndpointSet, Host, Target};
 ///   is not called, be it by its own checks or by those of its node.
 /// - Without a port, or with an address that nobody can connect to, it does not become an endpoint;
 ///   a `tracing` warning says so.
+///
+/// All are equally near, unless [`prefer_near`](Self::prefer_near) or
+/// [`prefer_first`](Self::prefer_first) says otherwise.
 ///
 /// This is what Consul's DNS does, so [`SrvSource`](super::SrvSource) tells the same endpoints. To
 /// leave warning instances out, watch `.passing()`; to choose by tag, datacenter or filter, say so
@@ -53,6 +58,7 @@ use crate::endpoint::{Endpoint, EndpointSet, Host, Target};
 #[derive(Debug)]
 pub struct HealthSource {
     watch: Watch<ServiceEntry>,
+    nearness: Nearness,
     told: Option<EndpointSet>,
     /// How many instances could not be called when this was last said.
     skipped: usize,
@@ -66,10 +72,52 @@ impl HealthSource {
     pub fn new(watch: Watch<ServiceEntry>) -> Self {
         Self {
             watch,
+            nearness: Nearness::Unasked,
             told: None,
             skipped: 0,
             ended: false,
         }
+    }
+
+    /// Prefers instances that are near this place.
+    ///
+    /// Those on its node have the distance 0, others in its datacenter 1, and those elsewhere 2.
+    /// Whoever is near takes the traffic while enough of them are well, see
+    /// [`with_distance`](Endpoint::with_distance). Mind that one instance on the own node then gets
+    /// all that this client sends; that suits sidecars and caches, and not a client that sends
+    /// more than one instance can bear. Default: all are equally near.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use lictor_tower::source::{HealthSource, Place};
+    ///
+    /// # async fn example(client: lictor::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let here = Place::of_agent(&client).await?;
+    /// let watch = client.health().service("web").watch()?;
+    /// let source = HealthSource::new(watch).prefer_near(here);
+    /// # drop(source);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn prefer_near(mut self, place: Place) -> Self {
+        self.nearness = Nearness::To(place);
+        self
+    }
+
+    /// Prefers the first instances that Consul lists, so many of them.
+    ///
+    /// For a watch that is sorted by round-trip time,
+    /// `client.health().service("web").near("_agent").watch()?`: the first ones have the distance
+    /// 0 and all others 1. Consul sorts when it answers, that is when something changes; it takes
+    /// the nodes' network coordinates, which it learns over minutes. Any number; 0 makes all
+    /// equally far. It takes the place of [`prefer_near`](Self::prefer_near), and the other way
+    /// round. Default: all are equally near.
+    #[must_use]
+    pub fn prefer_first(mut self, count: usize) -> Self {
+        self.nearness = Nearness::First(count);
+        self
     }
 
     /// The endpoints of these instances, those that were told before shared with that set.
@@ -79,7 +127,13 @@ impl HealthSource {
         let mut endpoints = Vec::with_capacity(entries.len());
         for entry in entries {
             match Instance::of(entry).endpoint() {
-                Ok(Some(endpoint)) => endpoints.push(self.shared(endpoint)),
+                Ok(Some(endpoint)) => {
+                    let node = entry.node();
+                    let datacenter = node.datacenter().map(Datacenter::as_str);
+                    let place = (node.name().as_str(), datacenter);
+                    let distance = self.nearness.distance(place, endpoints.len());
+                    endpoints.push(self.shared(endpoint.with_distance(distance)));
+                }
                 Ok(None) => {}
                 Err(why) => {
                     skipped += 1;

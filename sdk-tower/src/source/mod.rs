@@ -16,9 +16,12 @@
 //! | [`SrvSource`] | the service is found by DNS SRV records, Consul's or any other |
 //! | [`fixed`] | the endpoints are known beforehand |
 //! | [`feed`] | something else knows the endpoints, or a test plays the registry |
+//! | [`ranked`] | there are several sources, one of them preferred: other datacenters |
 
 mod fixed;
 mod http;
+mod place;
+mod ranked;
 mod refresh;
 mod srv;
 mod zone;
@@ -34,6 +37,8 @@ use crate::endpoint::EndpointSet;
 pub use self::fixed::{Feed, FeedSource, Fixed, feed, fixed};
 pub use self::http::HealthSource;
 pub(crate) use self::http::trouble;
+pub use self::place::Place;
+pub use self::ranked::{Ranked, ranked};
 pub use self::srv::{SrvSource, SrvSourceBuilder};
 
 /// A stream of endpoint sets that cannot fail and never ends: one item per change.

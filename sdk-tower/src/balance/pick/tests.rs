@@ -3,6 +3,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crate::balance::InFlight;
+use crate::balance::snapshot::Seat;
+use crate::endpoint::Endpoint;
 
 use super::*;
 
@@ -481,4 +483,76 @@ fn a_key_whose_endpoints_all_refuse_is_tried_all_the_same() {
     let (members, snapshot) = on_ring(3);
     members.iter().for_each(|member| member.refused(at(0)));
     assert!(hashed(&snapshot, &key(1), at(50)).is_some());
+}
+
+/// Members at these distances.
+fn at_distances(members: &Members, distances: &[u16]) -> Snapshot<Backend> {
+    let seats = members.iter().zip(distances).map(|(member, distance)| {
+        let endpoint = Endpoint::new(member.target().clone()).with_distance(*distance);
+        Seat::of(Arc::clone(member), &endpoint)
+    });
+    Snapshot::seated(Policy::PendingRequests, &seats.collect::<Vec<_>>(), at(0))
+}
+
+fn nearest(snapshot: &Snapshot<Backend>, near: usize, now: Tick) -> f64 {
+    snapshot.spread(now);
+    let counts = shares(snapshot, Policy::PendingRequests, 10_000, now);
+    f64::from(counts[..near].iter().sum::<u32>()) / 10_000.0
+}
+
+#[test]
+fn all_traffic_is_near_while_72_percent_are_well_and_spills_in_proportion_below() {
+    let members = members(20);
+    let distances: Vec<u16> = (0..20).map(|at| at / 10).collect();
+    let snapshot = at_distances(&members, &distances);
+    for (refusing, wanted) in [(0, 1.0), (2, 1.0), (3, 0.98), (5, 0.7), (8, 0.28), (10, 0.0)] {
+        members[..refusing].iter().for_each(|member| member.refused(at(0)));
+        let share = nearest(&snapshot, 10, at(50));
+        assert!((share - wanted).abs() < 0.02, "{refusing}: {share}");
+    }
+    // And back again, as they accept connections.
+    members.iter().for_each(|member| member.connected());
+    assert_eq!(nearest(&snapshot, 10, at(50)), 1.0);
+}
+
+#[test]
+fn a_request_that_failed_near_is_tried_further_away_next() {
+    let members = members(6);
+    let snapshot = at_distances(&members, &[0, 0, 3, 3, 9, 9]);
+    let mut rng = Rng::seeded(1);
+    let mut tried = Tried::default();
+    let mut distances = Vec::new();
+    while let Some(picked) = pick(&snapshot, Policy::PeakEwma, &mut rng, &tried, at(0)) {
+        distances.push((picked.id() - 1) / 2);
+        tried.note(picked.id());
+    }
+    assert_eq!(distances, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn who_is_further_away_steps_in_before_the_next_sweep() {
+    let members = members(4);
+    let snapshot = at_distances(&members, &[0, 0, 1, 1]);
+    members[..2].iter().for_each(|member| member.refused(at(0)));
+    let counts = shares(&snapshot, Policy::PendingRequests, 1_000, at(50));
+    assert_eq!((counts[0], counts[1]), (0, 0));
+}
+
+#[test]
+fn priorities_are_used_one_after_the_other_within_a_distance() {
+    let members = members(3);
+    let with = |(member, (distance, priority)): (&Arc<Candidate<Backend>>, _)| {
+        let endpoint = Endpoint::new(member.target().clone());
+        let endpoint = endpoint.with_distance(distance).with_priority(priority);
+        Seat::of(Arc::clone(member), &endpoint)
+    };
+    let ranks = [(1, 1), (0, 9), (0, 8)];
+    let seats: Vec<_> = members.iter().zip(ranks).map(with).collect();
+    let snapshot = Snapshot::seated(Policy::PeakEwma, &seats, at(0));
+    assert_eq!(
+        shares(&snapshot, Policy::PeakEwma, 100, at(0)).iter().max(),
+        Some(&100)
+    );
+    let tiers = snapshot.tiers().iter().map(|tier| tier.entries()[0].candidate().id());
+    assert_eq!(tiers.collect::<Vec<_>>(), [3, 2, 1]);
 }
