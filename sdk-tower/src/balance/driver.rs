@@ -150,11 +150,15 @@ where
     fn apply(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
         let balance = self.balance.upgrade()?;
         let now = balance.now();
+        let used = match self.rules.subset {
+            Some(subset) => subset.of(set),
+            None => set.iter().collect(),
+        };
         // Where all are new there is nobody who could do their work meanwhile.
-        let others = set.iter().any(|e| self.members.contains_key(e.target()));
+        let others = used.iter().any(|e| self.members.contains_key(e.target()));
         let joined = (others && !self.rules.slow_start.is_zero()).then_some(now);
-        self.seats = set
-            .iter()
+        self.seats = used
+            .into_iter()
             .map(|endpoint| {
                 let member = self.admit(endpoint, round, joined);
                 Seat {

@@ -4,7 +4,7 @@
 //! atomics, takes no lock and allocates nothing. One task per service, the [`driver`], turns the
 //! source's endpoint sets into snapshots and is the only writer. The rules ([`estimate`],
 //! [`avoid`], [`sample`], [`turns`], [`ring`], [`newcomer`],
-//! [`spill`], [`pick`]) are pure: time and randomness are arguments.
+//! [`spill`], [`subset`], [`pick`]) are pure: time and randomness are arguments.
 
 mod avoid;
 mod candidate;
@@ -19,6 +19,7 @@ mod rng;
 mod sample;
 mod snapshot;
 mod spill;
+mod subset;
 mod tick;
 mod turns;
 
@@ -38,6 +39,7 @@ pub(crate) use driver::start;
 pub(crate) use pick::{MOST_ATTEMPTS, Tried};
 pub(crate) use rng::Rng;
 pub(crate) use snapshot::{Phase, Snapshot};
+pub(crate) use subset::Subset;
 pub(crate) use tick::{Clock, Tick};
 
 /// How the endpoint for a request is chosen.
@@ -84,7 +86,8 @@ pub enum Policy {
     /// over. An endpoint has 100 points on the ring, or more or less by its weight; shares of the
     /// keys are within about a tenth of the weights. An endpoint with more than 1.25 times its
     /// share of the requests in flight passes a key on to the next one on the ring, as does one
-    /// that refuses connections. A request without a key goes to the less loaded of two endpoints.
+    /// that refuses connections; while there are fewer requests than endpoints, that share is one
+    /// request. A request without a key goes to the less loaded of two endpoints.
     /// Deadlines that pass count as under [`PendingRequests`](Self::PendingRequests).
     RingHash,
 }
@@ -95,6 +98,8 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     /// How long the share of an endpoint grows that joins others.
     pub(crate) slow_start: Duration,
+    /// Which endpoints are used, if not all.
+    pub(crate) subset: Option<Subset>,
     /// How often backends and statistics are told that time passes.
     pub(crate) age_every: Duration,
 }
@@ -105,6 +110,7 @@ impl Rules {
         Self {
             policy,
             slow_start: Duration::ZERO,
+            subset: None,
             age_every: Duration::from_secs(10),
         }
     }

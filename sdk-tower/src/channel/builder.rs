@@ -8,7 +8,7 @@ use futures_core::Stream;
 use http::request::Parts;
 use http::uri::Authority;
 
-use crate::balance::{self, HashKey, MOST_ATTEMPTS, Policy, Rules};
+use crate::balance::{self, HashKey, MOST_ATTEMPTS, Policy, Rules, Subset};
 use crate::connect::{IDLE_AGES, Pool, Protocol, Settings};
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::{Error, ErrorKind};
@@ -29,6 +29,8 @@ pub struct Builder<S> {
     policy: Policy,
     hash_by: Option<Rule>,
     slow_start: Duration,
+    subset: Option<usize>,
+    subset_seed: Option<u64>,
     protocol: Protocol,
     first_resolution: Duration,
     connect_timeout: Duration,
@@ -51,6 +53,8 @@ where
             policy: Policy::default(),
             hash_by: None,
             slow_start: Duration::ZERO,
+            subset: None,
+            subset_seed: None,
             protocol: Protocol::default(),
             first_resolution: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),
@@ -124,6 +128,28 @@ where
     /// too much to do needs its new instances now. More than four days are four days.
     pub fn slow_start(mut self, window: Duration) -> Self {
         self.slow_start = window.min(LONGEST_SLOW_START);
+        self
+    }
+
+    /// Sets how many endpoints this channel uses at most, of each distance and priority.
+    ///
+    /// For services of hundreds of instances that hundreds of clients call: each client then has
+    /// connections to a few instances and not to all. Each channel takes another subset, so that
+    /// all instances are used about equally by many clients; when an instance comes or goes, at
+    /// most one place of a subset changes. Instances should weigh about the same, because those
+    /// that weigh more are not taken by more clients. At least 1; 20 leaves enough to choose from.
+    /// Default: all are used.
+    pub fn subset(mut self, size: usize) -> Self {
+        self.subset = Some(size);
+        self
+    }
+
+    /// Sets the number that decides which endpoints are in the [`subset`](Self::subset).
+    ///
+    /// Equal numbers choose equally: a client that is started again with its number has the same
+    /// subset as before. Any number; default random.
+    pub fn subset_seed(mut self, seed: u64) -> Self {
+        self.subset_seed = Some(seed);
         self
     }
 
@@ -225,6 +251,11 @@ where
                 self.max_attempts
             )));
         }
+        if self.subset == Some(0) {
+            return Err(invalid("subset is 0; give 1 or more".to_owned()));
+        }
+        let seed = self.subset_seed.unwrap_or_else(rand::random);
+        let subset = self.subset.map(|size| Subset { size, seed });
         let key = match (self.policy, self.hash_by) {
             (Policy::RingHash, Some(rule)) => Some(Keys::Made(rule)),
             (Policy::RingHash, None) => Some(Keys::Carried),
@@ -251,6 +282,7 @@ where
         let rules = Rules {
             policy: self.policy,
             slow_start: self.slow_start,
+            subset,
             age_every,
         };
         let balance = balance::start(&runtime, self.source?, rules, make);
@@ -286,6 +318,8 @@ impl<S> fmt::Debug for Builder<S> {
         f.debug_struct("Builder")
             .field("host", &self.host)
             .field("policy", &self.policy)
+            .field("slow_start", &self.slow_start)
+            .field("subset", &self.subset)
             .field("protocol", &self.protocol)
             .field("first_resolution", &self.first_resolution)
             .field("connect_timeout", &self.connect_timeout)
