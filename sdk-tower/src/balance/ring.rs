@@ -40,25 +40,24 @@ pub(crate) struct Station {
 impl Ring {
     pub(crate) fn new(stations: &[Station]) -> Self {
         let unit = unit(stations);
+        // Point and owner in one number each: of ten thousand endpoints there are a million.
         let mut points = Vec::new();
         for (owner, station) in (0_u32..).zip(stations) {
             for number in 0..count(station.weight, unit) {
-                let [a, b, c, d, ..] = mix(station.hash ^ mix(number)).to_be_bytes();
-                points.push((u32::from_be_bytes([a, b, c, d]), station.hash, owner));
+                let point = upper(mix(station.hash ^ mix(number)));
+                points.push((u64::from(point) << 32) | u64::from(owner));
             }
         }
-        // Of two endpoints at one point the same is first for every client.
         points.sort_unstable();
         Self {
-            owners: points.iter().map(|(_, _, owner)| *owner).collect(),
-            points: Cuts::new(points.iter().map(|(point, _, _)| *point).collect()),
+            points: Cuts::new(points.iter().copied().map(upper).collect()),
+            owners: points.iter().copied().map(lower).collect(),
         }
     }
 
     /// The places of the endpoints from the owner of this key on, round the ring.
     pub(crate) fn from(&self, key: u64) -> impl Iterator<Item = usize> {
-        let [a, b, c, d, ..] = key.to_be_bytes();
-        let first = self.points.not_above(u32::from_be_bytes([a, b, c, d]));
+        let first = self.points.not_above(upper(key));
         let (before, after) = self
             .owners
             .split_at_checked(first)
@@ -66,6 +65,16 @@ impl Ring {
         let owners = after.iter().chain(before);
         owners.filter_map(|owner| usize::try_from(*owner).ok())
     }
+}
+
+fn upper(number: u64) -> u32 {
+    let [a, b, c, d, ..] = number.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+fn lower(number: u64) -> u32 {
+    let [.., a, b, c, d] = number.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// The weight that `POINTS` points stand for: the middle one, rounded down to a power of two.
@@ -88,10 +97,10 @@ fn count(weight: u32, unit: u64) -> u64 {
 }
 
 /// Whether an endpoint with so many requests in flight may take one more, if there are `total` in
-/// flight on all of them and its weight is this share of theirs.
-pub(crate) fn has_room(in_flight: u32, total: u32, share: f32) -> bool {
-    let bound = BOUND * (f64::from(total) + 1.0) * f64::from(share);
-    f64::from(in_flight) < bound.ceil()
+/// flight on all of them and its weight is this part of all weights.
+pub(crate) fn has_room(in_flight: u32, total: u32, weight: u32, whole: f64) -> bool {
+    let share = BOUND * (f64::from(total) + 1.0) * f64::from(weight);
+    f64::from(in_flight) * whole < share
 }
 
 #[cfg(test)]
@@ -186,7 +195,10 @@ mod tests {
                 let count = owners.iter().filter(|hash| **hash == station.hash).count();
                 let share = count as f64 / f64::from(KEYS);
                 let wanted = f64::from(station.weight) / total;
-                assert!((share - wanted).abs() < 0.35 * wanted, "{weights:?} {share}");
+                assert!(
+                    (share - wanted).abs() < 0.35 * wanted,
+                    "{weights:?} {share}"
+                );
             }
         }
     }
@@ -225,13 +237,13 @@ mod tests {
     fn there_is_always_somebody_with_room() {
         for total in [0_u32, 1, 7, 64, 1_000] {
             for count in [1_u32, 2, 10] {
-                let share = 1.0 / count as f32;
-                // All as full as they may be: one of them then has at most its even share.
-                assert!(has_room(total / count, total, share), "{total} {count}");
+                // However they are spread, one of them has at most the even share.
+                let whole = f64::from(count);
+                assert!(has_room(total / count, total, 1, whole), "{total} {count}");
             }
         }
-        assert!(has_room(0, 0, 0.001));
-        assert!(!has_room(13, 99, 0.1));
-        assert!(has_room(12, 99, 0.1));
+        assert!(has_room(0, 0, 1, 1_000.0));
+        assert!(!has_room(13, 99, 1, 10.0));
+        assert!(has_room(12, 99, 1, 10.0));
     }
 }

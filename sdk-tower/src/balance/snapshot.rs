@@ -56,6 +56,8 @@ pub(crate) struct Tier<S> {
     turns: Option<Turns>,
     /// For hashing only.
     ring: Option<Ring>,
+    /// The sum of the weights, where 0 counts as 1.
+    whole: f64,
 }
 
 /// What decides which candidates are preferred to which: the lower goes first.
@@ -129,7 +131,10 @@ impl<S> Snapshot<S> {
             Policy::RingHash => newcomer::WHOLE,
             _ => newcomer::share(seat.joined, rules.slow_start, now),
         };
-        let mut entries: Vec<_> = seats.iter().map(|seat| Entry::new(seat, grown(seat))).collect();
+        let mut entries: Vec<_> = seats
+            .iter()
+            .map(|seat| Entry::new(seat, grown(seat)))
+            .collect();
         entries.sort_by_key(|entry| entry.rank);
         let mut tiers = Vec::new();
         let mut entries = entries.into_iter().peekable();
@@ -192,7 +197,7 @@ impl<S> Snapshot<S> {
             None
         };
         let favoured = begin.and_then(|group| self.tiers.get(group.tiers.clone()));
-        favoured.unwrap_or_default().iter().chain(&self.tiers)
+        favoured.unwrap_or_default().iter().chain(self.tiers.iter())
     }
 
     fn drawn(&self, rng: &mut Rng) -> Option<&Group> {
@@ -294,6 +299,7 @@ impl<S> Tier<S> {
             sampler: Sampler::new(&weights),
             turns,
             ring,
+            whole: entries.iter().map(|e| f64::from(e.weight.max(1))).sum(),
             entries: entries.into(),
         }
     }
@@ -318,12 +324,8 @@ impl<S> Tier<S> {
     pub(crate) fn has_room(&self, entry: &Entry<S>) -> bool {
         let candidate = entry.candidate();
         candidate.crowd().is_none_or(|crowd| {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "f32 holds the number of endpoints closely enough"
-            )]
-            let even = entry.relief * self.entries.len() as f32;
-            ring::has_room(candidate.in_flight(), crowd, even.recip())
+            let weight = entry.weight.max(1);
+            ring::has_room(candidate.in_flight(), crowd, weight, self.whole)
         })
     }
 }
@@ -411,7 +413,10 @@ impl<S> Snapshot<S> {
     ) -> Self {
         let seats = members.into_iter().map(|(candidate, priority, weight)| {
             let endpoint = Endpoint::new(candidate.target().clone());
-            Seat::of(candidate, &endpoint.with_priority(priority).with_weight(weight))
+            Seat::of(
+                candidate,
+                &endpoint.with_priority(priority).with_weight(weight),
+            )
         });
         let seats: Vec<_> = seats.collect();
         Self::seated(policy, &seats, now)
