@@ -32,6 +32,10 @@
 //! | choose instances by tag, filter or datacenter | [`source::HealthSource`] of your own watch, and [`Channel::from_source`] |
 //! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
+//! | choose how instances are picked: by load, in turn, by a key | [`Builder::policy`](channel::Builder::policy), [`channel::Policy`] |
+//! | prefer instances on the own node or in the own datacenter | [`HealthSource::prefer_near`](source::HealthSource::prefer_near) |
+//! | fail over to other datacenters | [`source::ranked`](source::ranked()) |
+//! | spare new instances, or use a few of very many | [`Builder::slow_start`](channel::Builder::slow_start), [`Builder::subset`](channel::Builder::subset) |
 //! | balance something else than HTTP with tower | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -43,8 +47,8 @@
 //!   the others. One that is removed gets no further request; what is under way on it finishes.
 //! - A request that was not sent goes to another endpoint, whatever its method and body. What was
 //!   sent is not sent again, but for one case that [`Channel`] names.
-//! - A pick takes no lock and allocates nothing, and costs the same for ten endpoints as for ten
-//!   thousand. A channel runs one task that follows its source, and one for each connection; all
+//! - A pick takes no lock and allocates nothing, under every policy, and costs about the same for ten
+//!   endpoints as for ten thousand. A channel runs one task that follows its source, and one for each connection; all
 //!   end with the channel.
 
 // The order of the `mod` lines below is the layering: a module may name, with `crate::`, only

@@ -104,8 +104,7 @@ mod tests {
     fn neighbouring_keys_differ_in_half_of_their_bits() {
         let bits: u32 = (0..1_000_u32)
             .map(|number| {
-                let [one, next] =
-                    [number, number + 1].map(|n| HashKey::new(n.to_string()).value());
+                let [one, next] = [number, number + 1].map(|n| HashKey::new(n.to_string()).value());
                 (one ^ next).count_ones()
             })
             .sum();

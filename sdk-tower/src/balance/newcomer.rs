@@ -20,7 +20,9 @@ pub(crate) fn share(joined: Option<Tick>, window: Duration, now: Tick) -> u32 {
         return WHOLE;
     }
     let grown = passed.as_millis() * u128::from(WHOLE) / window.as_millis().max(1);
-    u32::try_from(grown).unwrap_or(WHOLE).clamp(FIRST, WHOLE - 1)
+    u32::try_from(grown)
+        .unwrap_or(WHOLE)
+        .clamp(FIRST, WHOLE - 1)
 }
 
 #[cfg(test)]
@@ -30,11 +32,11 @@ mod tests {
     #[test]
     fn a_share_grows_from_a_tenth_to_the_whole() {
         let window = Duration::from_secs(10);
-        let share = |millis| {
+        let after = |millis| {
             let now = Tick::default().plus(Duration::from_millis(millis));
-            super::share(Some(Tick::default()), window, now)
+            share(Some(Tick::default()), window, now)
         };
-        let told = [0, 500, 1_000, 2_000, 5_000, 9_999, 10_000, 1_000_000].map(share);
+        let told = [0, 500, 1_000, 2_000, 5_000, 9_999, 10_000, 1_000_000].map(after);
         assert_eq!(told, [100, 100, 100, 200, 500, 999, 1_000, 1_000]);
     }
 

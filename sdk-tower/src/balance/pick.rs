@@ -90,7 +90,12 @@ pub(crate) fn pick<'a, S>(
         favoured.or_else(|| rule.first(tier, rng))
     });
     reachable
-        .or_else(|| snapshot.tiers().iter().find_map(|tier| rule.least_loaded(tier)))
+        .or_else(|| {
+            snapshot
+                .tiers()
+                .iter()
+                .find_map(|tier| rule.least_loaded(tier))
+        })
         .map(Entry::candidate)
 }
 

@@ -214,9 +214,9 @@ mod tests {
 
     #[test]
     fn a_common_divisor_does_not_make_the_cycle_longer() {
-        let turns = turns(&[1_000_000, 3_000_000]);
-        assert_eq!(counts(&turns, 2, 5..9), [1, 3]);
-        let even = super::tests::turns(&[1_000_000; 7]);
+        let uneven = turns(&[1_000_000, 3_000_000]);
+        assert_eq!(counts(&uneven, 2, 5..9), [1, 3]);
+        let even = turns(&[1_000_000; 7]);
         assert_eq!(counts(&even, 7, 3..10), [1; 7]);
     }
 

@@ -328,10 +328,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn sources_of_several_kinds_are_boxed() {
         let (_feed, fed) = feed();
-        let sources: [Pin<Box<dyn Source>>; 2] =
-            [Box::pin(fixed([Endpoint::new("10.0.0.1:80".parse().unwrap())])), Box::pin(fed)];
+        let sources: [Pin<Box<dyn Source>>; 2] = [
+            Box::pin(fixed([Endpoint::new("10.0.0.1:80".parse().unwrap())])),
+            Box::pin(fed),
+        ];
         let mut source = ranked(sources);
-        let set = poll_fn(|cx| Pin::new(&mut source).poll_next(cx)).await.unwrap();
+        let set = poll_fn(|cx| Pin::new(&mut source).poll_next(cx))
+            .await
+            .unwrap();
         assert_eq!(set.len(), 1);
     }
 }

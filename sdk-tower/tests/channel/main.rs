@@ -11,6 +11,7 @@ mod deadlines;
 mod failover;
 mod http2;
 mod membership;
+mod policies;
 mod silence;
 mod spread;
 mod support;

@@ -201,7 +201,10 @@ async fn a_picker_sees_a_new_set_with_its_next_pick() {
     assert!(matches!(picker.pick(&balance, None, now), Choice::Empty));
     tell.send(set(&[1])).unwrap();
     known(&balance, &[1]).await;
-    assert!(matches!(picker.pick(&balance, None, now), Choice::Picked(_)));
+    assert!(matches!(
+        picker.pick(&balance, None, now),
+        Choice::Picked(_)
+    ));
     let mut tried = Tried::default();
     tried.note(1);
     let mut rng = balance.rng();
@@ -211,8 +214,8 @@ async fn a_picker_sees_a_new_set_with_its_next_pick() {
     ));
 }
 
-/// The part of so many requests that the endpoint at this port gets, each answered at once.
-fn share(balance: &Balance<Recorded>, port: u16, requests: u32) -> f64 {
+/// The part of so many requests, each answered at once, that the endpoints at these ports get.
+fn share(balance: &Balance<Recorded>, at: impl Fn(u16) -> bool, requests: u32) -> f64 {
     let mut picker = Picker::new(balance);
     let now = balance.now();
     let mut count = 0;
@@ -220,7 +223,7 @@ fn share(balance: &Balance<Recorded>, port: u16, requests: u32) -> f64 {
         let Choice::Picked(flight) = picker.pick(balance, None, now) else {
             panic!("nobody was picked");
         };
-        count += u32::from(flight.target().port() == port);
+        count += u32::from(at(flight.target().port()));
     }
     f64::from(count) / f64::from(requests)
 }
@@ -239,13 +242,19 @@ async fn the_share_of_a_newcomer_grows_from_a_tenth_to_its_weight() {
         tell.send(set(&[1, 2, 3])).unwrap();
         known(&balance, &[1, 2, 3]).await;
         // The first set has nobody who could do the work of the others.
-        assert!((share(&balance, 3, 6_000) - 0.333).abs() < 0.02, "{policy:?}");
+        assert!(
+            (share(&balance, |port| port == 3, 6_000) - 0.333).abs() < 0.02,
+            "{policy:?}"
+        );
         tell.send(set(&[1, 2, 3, 4])).unwrap();
         known(&balance, &[1, 2, 3, 4]).await;
         for weight in [0.1, 0.5, 1.0] {
             let wanted = weight / (3.0 + weight);
-            let share = share(&balance, 4, 20_000);
-            assert!((share - wanted).abs() < 0.02, "{policy:?} {weight}: {share}");
+            let share = share(&balance, |port| port == 4, 20_000);
+            assert!(
+                (share - wanted).abs() < 0.02,
+                "{policy:?} {weight}: {share}"
+            );
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
     }
@@ -261,7 +270,7 @@ async fn a_set_in_which_all_are_new_has_no_slow_start() {
         tell.send(set(ports)).unwrap();
         known(&balance, ports).await;
         if let [one, _] = ports {
-            assert_eq!(share(&balance, *one, 100), 0.5);
+            assert_eq!(share(&balance, |port| port == *one, 100), 0.5);
         }
     }
 }
@@ -279,7 +288,7 @@ async fn a_change_of_the_set_does_not_begin_a_slow_start_anew() {
     tokio::time::sleep(Duration::from_secs(9)).await;
     tell.send(set(&[1, 2, 3])).unwrap();
     known(&balance, &[1, 2, 3]).await;
-    let share = share(&balance, 2, 20_000);
+    let share = share(&balance, |port| port == 2, 20_000);
     assert!((share - 0.9 / 2.0).abs() < 0.02, "{share}");
 }
 
@@ -293,5 +302,31 @@ async fn all_that_is_new_at_last_shares_evenly() {
         tell.send(set(ports)).unwrap();
         known(&balance, ports).await;
     }
-    assert_eq!(share(&balance, 2, 100), 0.5);
+    assert_eq!(share(&balance, |port| port == 2, 100), 0.5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_share_of_the_near_ones_follows_how_many_are_well() {
+    let (tell, balance, _log) = service();
+    let ports: Vec<u16> = (1..=20).collect();
+    let distant = |port: &u16| endpoint(*port).with_distance(u16::from(*port > 10));
+    tell.send(ports.iter().map(distant).collect()).unwrap();
+    known(&balance, &ports).await;
+    let near = |balance: &_| share(balance, |port| port <= 10, 10_000);
+    assert_eq!(near(&balance), 1.0);
+    let snapshot = balance.snapshot();
+    let candidates: Vec<_> = snapshot.entries().map(|entry| entry.candidate()).collect();
+    // Five of ten refuse, again and again, until they are left alone for more than a second.
+    for left_alone in [100, 200, 400, 800, 0] {
+        candidates[..5]
+            .iter()
+            .for_each(|c| c.refused(balance.now()));
+        tokio::time::sleep(Duration::from_millis(left_alone)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let share = near(&balance);
+    assert!((share - 0.7).abs() < 0.02, "{share}");
+    candidates.iter().for_each(|c| c.connected());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(near(&balance), 1.0);
 }

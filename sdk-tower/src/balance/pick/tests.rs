@@ -8,6 +8,8 @@ use crate::endpoint::Endpoint;
 
 use super::*;
 
+mod distribution;
+
 struct Backend;
 
 type Members = Vec<Arc<Candidate<Backend>>>;
@@ -505,8 +507,17 @@ fn all_traffic_is_near_while_72_percent_are_well_and_spills_in_proportion_below(
     let members = members(20);
     let distances: Vec<u16> = (0..20).map(|at| at / 10).collect();
     let snapshot = at_distances(&members, &distances);
-    for (refusing, wanted) in [(0, 1.0), (2, 1.0), (3, 0.98), (5, 0.7), (8, 0.28), (10, 0.0)] {
-        members[..refusing].iter().for_each(|member| member.refused(at(0)));
+    for (refusing, wanted) in [
+        (0, 1.0),
+        (2, 1.0),
+        (3, 0.98),
+        (5, 0.7),
+        (8, 0.28),
+        (10, 0.0),
+    ] {
+        members[..refusing]
+            .iter()
+            .for_each(|member| member.refused(at(0)));
         let share = nearest(&snapshot, 10, at(50));
         assert!((share - wanted).abs() < 0.02, "{refusing}: {share}");
     }
@@ -553,6 +564,9 @@ fn priorities_are_used_one_after_the_other_within_a_distance() {
         shares(&snapshot, Policy::PeakEwma, 100, at(0)).iter().max(),
         Some(&100)
     );
-    let tiers = snapshot.tiers().iter().map(|tier| tier.entries()[0].candidate().id());
+    let tiers = snapshot
+        .tiers()
+        .iter()
+        .map(|tier| tier.entries()[0].candidate().id());
     assert_eq!(tiers.collect::<Vec<_>>(), [3, 2, 1]);
 }
