@@ -12,8 +12,9 @@ use lictor::registration::Registration;
 use lictor::transport::Tls;
 use lictor::watch::{Changes, Difference, Snapshot, Status, Watch};
 use lictor_tower::Channel;
+use lictor_tower::channel::{HashKey, Policy};
 use lictor_tower::endpoint::{Endpoint, EndpointSet, Target};
-use lictor_tower::source::{HealthSource, SrvSource};
+use lictor_tower::source::{HealthSource, Place, Ranked, SrvSource};
 
 fn shared<T: Send + Sync + 'static>() {}
 fn movable<T: Send + Unpin + 'static>() {}
@@ -42,6 +43,7 @@ fn handles_are_shared_between_threads_and_cloned() {
     cheap::<Endpoint>();
     cheap::<EndpointSet>();
     cheap::<Target>();
+    cheap::<(Place, HashKey, Policy)>();
     cheap::<Agent>();
     cheap::<(Election, Term, Role, LeaderView<String>)>();
     shared::<Leadership>();
@@ -53,6 +55,7 @@ fn handles_are_shared_between_threads_and_cloned() {
     movable::<Channel>();
     movable::<HealthSource>();
     movable::<SrvSource>();
+    movable::<Ranked<SrvSource>>();
 }
 
 #[test]

@@ -12,7 +12,9 @@ use std::time::Duration;
 use futures_core::Stream;
 use lictor::Client;
 use lictor_tower::endpoint::EndpointSet;
-use lictor_tower::source::{HealthSource, Source, SrvSource, SrvSourceBuilder, Status};
+use lictor_tower::source::{
+    self, HealthSource, Place, Source, SrvSource, SrvSourceBuilder, Status,
+};
 use serde_json::{Value, json};
 use support::http;
 
@@ -74,6 +76,9 @@ on_both_agents![
     an_instance_without_a_port_is_nobody_to_call,
     a_registration_is_seen_and_so_is_its_end,
     a_change_that_does_not_matter_for_calls_is_not_told,
+    instances_on_the_own_node_are_nearer_than_others,
+    the_first_instances_of_a_sorted_answer_are_near,
+    ranked_services_are_one_further_away_than_the_other,
 ];
 
 /// Fast, so that no test waits for the pace of production.
@@ -88,12 +93,14 @@ fn source(agent: &Lab, service: &str) -> SrvSource {
     builder(agent, &name).build().unwrap()
 }
 
+fn client(agent: &Lab) -> Client {
+    let builder = Client::builder().address(agent.http_url.clone());
+    builder.build().unwrap()
+}
+
 fn health(agent: &Lab, service: &str) -> HealthSource {
-    let client = Client::builder()
-        .address(agent.http_url.clone())
-        .build()
-        .unwrap();
-    HealthSource::new(client.health().service(service).watch().unwrap())
+    let watch = client(agent).health().service(service).watch();
+    HealthSource::new(watch.unwrap())
 }
 
 async fn next(source: &mut (impl Source + Unpin)) -> EndpointSet {
@@ -235,6 +242,61 @@ async fn each_kind_of_address_gives_the_endpoints_that_http_gives(agent: &Lab) {
     let mut by_http = health(agent, name);
     until(&mut by_http, &wanted).await;
     assert_eq!(by_http.status(), Status::Live);
+}
+
+/// Registers an instance on the agent's own node and one elsewhere.
+async fn register_here_and_there(agent: &Lab, name: &str) {
+    let here = json!({ "Name": name, "Address": "10.3.0.1", "Port": 80 });
+    register(agent, here).await;
+    let there = json!({ "Service": name, "Port": 80 });
+    register_on(agent, &format!("{name}-elsewhere"), "10.3.0.2", there).await;
+}
+
+/// Reads sets until there are two endpoints, and gives how far away they are.
+async fn distances(source: &mut (impl Source + Unpin)) -> BTreeMap<String, u16> {
+    loop {
+        let set = next(source).await;
+        if set.len() == 2 {
+            let told = set.iter();
+            return told
+                .map(|endpoint| (endpoint.target().to_string(), endpoint.distance()))
+                .collect();
+        }
+    }
+}
+
+async fn instances_on_the_own_node_are_nearer_than_others(agent: &Lab) {
+    register_here_and_there(agent, "places").await;
+    let here = Place::of_agent(&client(agent)).await.unwrap();
+    let mut near = health(agent, "places").prefer_near(here);
+    let told = distances(&mut near).await;
+    assert_eq!((told["10.3.0.1:80"], told["10.3.0.2:80"]), (0, 1));
+    let elsewhere = Place::new().node("places-elsewhere").datacenter("dc1");
+    let told = distances(&mut health(agent, "places").prefer_near(elsewhere)).await;
+    assert_eq!((told["10.3.0.1:80"], told["10.3.0.2:80"]), (1, 0));
+    let told = distances(&mut health(agent, "places")).await;
+    assert_eq!((told["10.3.0.1:80"], told["10.3.0.2:80"]), (0, 0));
+}
+
+async fn the_first_instances_of_a_sorted_answer_are_near(agent: &Lab) {
+    register_here_and_there(agent, "sorted").await;
+    let sorted = client(agent).health().service("sorted").near("_agent");
+    let watch = sorted.watch().unwrap();
+    let told = distances(&mut HealthSource::new(watch).prefer_first(1)).await;
+    let mut distances: Vec<_> = told.into_values().collect();
+    distances.sort_unstable();
+    assert_eq!(distances, [0, 1]);
+}
+
+async fn ranked_services_are_one_further_away_than_the_other(agent: &Lab) {
+    for (name, address) in [("rank-1", "10.3.1.1"), ("rank-2", "10.3.1.2")] {
+        let definition = json!({ "Name": name, "Address": address, "Port": 80 });
+        register(agent, definition).await;
+    }
+    let mut ranked = source::ranked(["rank-1", "rank-2"].map(|name| health(agent, name)));
+    let told = distances(&mut ranked).await;
+    assert!(told["10.3.1.1:80"] < told["10.3.1.2:80"], "{told:?}");
+    assert_eq!(ranked.status(), Status::Live);
 }
 
 async fn every_form_of_the_name_finds_the_service(agent: &Lab) {

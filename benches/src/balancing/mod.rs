@@ -18,7 +18,14 @@ use crate::{Outcome, worker};
 use backends::Backends;
 
 /// The benches, in the order in which they run.
-pub const BENCHES: [&str; 4] = [picks::EWMA, picks::PENDING, calls::EWMA, calls::PENDING];
+pub const BENCHES: [&str; 6] = [
+    picks::EWMA,
+    picks::PENDING,
+    picks::TURNS,
+    picks::RING,
+    calls::EWMA,
+    calls::PENDING,
+];
 
 /// The first argument of a worker; the second is the job.
 const MODE: &str = "__measure";
@@ -80,7 +87,7 @@ async fn run_job(job: Option<String>) -> Outcome<()> {
 
 async fn measure(job: Job) -> Outcome<Sample> {
     match job.bench.as_str() {
-        picks::EWMA | picks::PENDING => picks::measure(&job).await,
+        picks::EWMA | picks::PENDING | picks::TURNS | picks::RING => picks::measure(&job).await,
         calls::EWMA | calls::PENDING => calls::measure(&job).await,
         other => Err(format!("no bench {other}").into()),
     }
@@ -110,7 +117,9 @@ async fn coordinate(arguments: impl IntoIterator<Item = String>) -> Outcome<()> 
             continue;
         }
         match bench {
-            picks::EWMA | picks::PENDING => picks::run(&mut stage, bench).await?,
+            picks::EWMA | picks::PENDING | picks::TURNS | picks::RING => {
+                picks::run(&mut stage, bench).await?
+            }
             _ => {
                 let backends = Backends::start(&stage.program).await?;
                 calls::run(&mut stage, bench, &backends).await?;
@@ -150,9 +159,10 @@ impl Stage {
 const ALLOCATIONS: &str = "allocations_per_op";
 
 fn policy(bench: &str) -> Policy {
-    if bench == picks::PENDING || bench == calls::PENDING {
-        Policy::PendingRequests
-    } else {
-        Policy::PeakEwma
+    match bench {
+        picks::PENDING | calls::PENDING => Policy::PendingRequests,
+        picks::TURNS => Policy::RoundRobin,
+        picks::RING => Policy::RingHash,
+        _ => Policy::PeakEwma,
     }
 }

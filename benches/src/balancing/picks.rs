@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Empty;
-use lictor_tower::channel::Channel;
+use lictor_tower::channel::{Channel, HashKey};
 use lictor_tower::endpoint::Endpoint;
 use lictor_tower::source::{self, Fixed};
 use tokio::time::Instant;
@@ -23,6 +23,12 @@ pub(super) const EWMA: &str = "picks";
 
 /// By requests in flight.
 pub(super) const PENDING: &str = "picks_pending";
+
+/// In turn.
+pub(super) const TURNS: &str = "picks_round_robin";
+
+/// By a key, which is made from the path.
+pub(super) const RING: &str = "picks_ring_hash";
 
 /// The same request made and dropped, with nobody chosen.
 const NO_PICK: &str = "no_pick";
@@ -77,10 +83,13 @@ pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
             let backends: Vec<_> = (0..job.endpoints)
                 .map(|at| format!("127.{}.{}.1:80", at / 250, at % 250))
                 .collect();
-            let mut channel = Channel::from_source(fixed(&backends)?)
+            let mut builder = Channel::from_source(fixed(&backends)?)
                 .policy(policy(&job.bench))
-                .host("web")
-                .build()?;
+                .host("web");
+            if job.bench == RING {
+                builder = builder.hash_by(|parts| Some(HashKey::new(parts.uri.path())));
+            }
+            let mut channel = builder.build()?;
             channel.wait_ready().await?;
             // A call picks its endpoint at once and sends nothing before it is polled.
             Ok(timed(job, || drop(black_box(channel.call(request())))))
