@@ -65,8 +65,8 @@ mod tests {
     use super::super::rng::Rng;
     use super::*;
 
-    fn agrees_with_a_search(sorted: Vec<u32>, asked: impl IntoIterator<Item = u32>) {
-        let cuts = Cuts::new(sorted.clone().into());
+    fn agrees_with_a_search(sorted: &[u32], asked: impl IntoIterator<Item = u32>) {
+        let cuts = Cuts::new(sorted.into());
         for number in asked {
             let wanted = sorted.iter().filter(|cut| **cut <= number).count();
             assert_eq!(cuts.not_above(number), wanted, "{number} in {sorted:?}");
@@ -75,12 +75,12 @@ mod tests {
 
     #[test]
     fn every_number_finds_its_interval() {
-        agrees_with_a_search(vec![1], 0..3);
-        agrees_with_a_search(vec![1, 2, 3, 4], 0..6);
-        agrees_with_a_search(vec![3, 3, 4, 10, 11, 12, 1_000], 0..1_100);
-        agrees_with_a_search(vec![], [0, 1, u32::MAX]);
-        agrees_with_a_search(vec![0, 0, u32::MAX], [0, 1, u32::MAX - 1, u32::MAX]);
-        agrees_with_a_search(vec![1 << 31, (1 << 31) + 1], [0, 1 << 31, u32::MAX]);
+        agrees_with_a_search(&[1], 0..3);
+        agrees_with_a_search(&[1, 2, 3, 4], 0..6);
+        agrees_with_a_search(&[3, 3, 4, 10, 11, 12, 1_000], 0..1_100);
+        agrees_with_a_search(&[], [0, 1, u32::MAX]);
+        agrees_with_a_search(&[0, 0, u32::MAX], [0, 1, u32::MAX - 1, u32::MAX]);
+        agrees_with_a_search(&[1 << 31, (1 << 31) + 1], [0, 1 << 31, u32::MAX]);
     }
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
                 let mut sorted: Vec<u32> = (0..len).map(|_| rng.next_u32() >> spread).collect();
                 sorted.sort_unstable();
                 let asked: Vec<u32> = (0..200).map(|_| rng.next_u32() >> spread).collect();
-                agrees_with_a_search(sorted, asked);
+                agrees_with_a_search(&sorted, asked);
             }
         }
     }

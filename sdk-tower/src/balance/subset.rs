@@ -20,7 +20,7 @@ pub(crate) struct Subset {
 impl Subset {
     /// The endpoints to be used, in the order of the set; of each rank so many, because others
     /// than the preferred ones are needed, too.
-    pub(crate) fn of<'a>(self, set: &'a EndpointSet) -> Vec<&'a Arc<Endpoint>> {
+    pub(crate) fn of(self, set: &EndpointSet) -> Vec<&Arc<Endpoint>> {
         let seed = mix(self.seed);
         let mut ranked: Vec<_> = set
             .iter()

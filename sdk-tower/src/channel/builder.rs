@@ -16,9 +16,7 @@ use crate::task::Runtime;
 
 use super::request::{Addressing, Name};
 use super::upstream::Upstream;
-use super::{About, Channel, Core, Keys, Picker};
-
-type Rule = Box<dyn Fn(&Parts) -> Option<HashKey> + Send + Sync>;
+use super::{About, Channel, Core, KeyRule, Keys, Picker};
 
 /// Builds a [`Channel`]; made by [`Channel::builder`] or [`Channel::from_source`].
 #[must_use = "a builder does nothing until it is built"]
@@ -27,7 +25,7 @@ pub struct Builder<S> {
     about: About,
     host: Option<String>,
     policy: Policy,
-    hash_by: Option<Rule>,
+    hash_by: Option<KeyRule>,
     slow_start: Duration,
     subset: Option<usize>,
     subset_seed: Option<u64>,

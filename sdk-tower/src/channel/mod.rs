@@ -107,8 +107,11 @@ enum Keys {
     /// Its extensions.
     Carried,
     /// Its extensions or else this rule.
-    Made(Box<dyn Fn(&Parts) -> Option<HashKey> + Send + Sync>),
+    Made(KeyRule),
 }
+
+/// Makes the key of a request from all but its body.
+type KeyRule = Box<dyn Fn(&Parts) -> Option<HashKey> + Send + Sync>;
 
 /// What errors say of the service, beyond what its endpoint sets tell.
 #[derive(Default)]
