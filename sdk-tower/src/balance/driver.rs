@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,9 +17,13 @@ use crate::endpoint::{Endpoint, EndpointSet, Target};
 use crate::task::{Runtime, StopSignal, Worker};
 
 use super::candidate::Candidate;
+use super::loads::Loads;
+use super::lost::Guard;
 use super::snapshot::{Phase, Snapshot};
+use super::sweep::{self, Sweeper};
 use super::tick::Clock;
-use super::{Backend, Balance, Policy};
+use super::ward::Ward;
+use super::{Backend, Balance, Care, Policy};
 
 /// Sets up a balanced service and starts its driver.
 ///
@@ -29,6 +33,7 @@ pub(crate) fn start<S, St, F>(
     runtime: &Runtime,
     source: St,
     policy: Policy,
+    care: Care,
     age_every: Duration,
     make: F,
 ) -> Arc<Balance<S>>
@@ -45,9 +50,16 @@ where
         clock: Clock::start(),
         seed: AtomicU64::new(rand::random()),
         driver: OnceLock::new(),
+        leaving: Mutex::default(),
     });
+    let ward = Arc::new(Ward::new(care.ejection, rand::random()));
     let driver = Driver {
         balance: Arc::downgrade(&balance),
+        sweeper: Sweeper::new(Arc::clone(&ward), care.panic_threshold),
+        guard: Guard::new(care.lost, care.panic_threshold),
+        weighs_reports: care.weighs_reports,
+        loads: Loads::default(),
+        ward,
         members: HashMap::new(),
         next_id: 0,
         make,
@@ -61,6 +73,11 @@ where
 
 struct Driver<S: Backend, F> {
     balance: Weak<Balance<S>>,
+    ward: Arc<Ward>,
+    sweeper: Sweeper,
+    guard: Guard,
+    weighs_reports: bool,
+    loads: Loads,
     members: HashMap<Target, Member<S>>,
     next_id: u32,
     make: F,
@@ -83,6 +100,9 @@ where
     {
         let mut ageing = interval_at(Instant::now() + age_every, age_every);
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweeping = interval_at(Instant::now() + sweep::EVERY, sweep::EVERY);
+        sweeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ward = Arc::clone(&self.ward);
         let mut ended = false;
         let mut round = 0;
         loop {
@@ -93,7 +113,7 @@ where
                     Newest { set: Some(set), over } => {
                         ended = over;
                         round += 1;
-                        if self.apply(&set, round).is_none() {
+                        if self.follow(&set, round).is_none() {
                             return;
                         }
                     }
@@ -107,7 +127,34 @@ where
                         return;
                     }
                 }
+                () = ward.told() => {
+                    if self.sweep().is_none() {
+                        return;
+                    }
+                }
+                _ = sweeping.tick() => {
+                    round += 1;
+                    if self.sweep().is_none() || self.expire(round).is_none() {
+                        return;
+                    }
+                }
             }
+        }
+    }
+
+    /// Takes a set from the source. None if nobody is left to publish it to.
+    fn follow(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
+        let now = self.balance.upgrade()?.now();
+        self.guard.note(set, now);
+        self.apply(&self.guard.complete(set), round)
+    }
+
+    /// Lets those leave whose time is over.
+    fn expire(&mut self, round: u64) -> Option<()> {
+        let now = self.balance.upgrade()?.now();
+        match self.guard.expire(now) {
+            Some(set) => self.apply(&set, round),
+            None => Some(()),
         }
     }
 
@@ -121,7 +168,12 @@ where
                 (candidate, endpoint.priority(), endpoint.weight())
             })
             .collect();
-        balance.publish(Snapshot::new(members, balance.now()));
+        let now = balance.now();
+        let snapshot = Snapshot::new(members, now);
+        self.sweeper.forget(&snapshot);
+        // The share that may be out is that of this set from its first moment on.
+        self.sweeper.sweep(&snapshot, now);
+        balance.publish(snapshot);
         // Out of rotation first, then retired: whoever picks now finds the new set, and whoever
         // picked before finds its request refused unsent by the retired backend.
         self.members.retain(|target, member| {
@@ -129,9 +181,25 @@ where
             if !stays {
                 tracing::debug!(%target, "endpoint has left");
                 member.candidate.backend().retire();
+                balance.part(Arc::clone(&member.candidate));
             }
             stays
         });
+        Some(())
+    }
+
+    fn sweep(&mut self) -> Option<()> {
+        let balance = self.balance.upgrade()?;
+        let (snapshot, now) = (balance.snapshot(), balance.now());
+        if self.weighs_reports && self.loads.weigh(&snapshot, now) {
+            let renewed = snapshot.renewed(now);
+            self.sweeper.sweep(&renewed, now);
+            balance.publish(renewed);
+        } else {
+            self.sweeper.sweep(&snapshot, now);
+        }
+        // Who has finished is held no longer.
+        drop(balance.leaving());
         Some(())
     }
 
@@ -153,7 +221,8 @@ where
         tracing::debug!(%target, "endpoint has joined");
         self.next_id = self.next_id.wrapping_add(1);
         let backend = (self.make)(target);
-        let candidate = Arc::new(Candidate::new(self.next_id, target.clone(), backend));
+        let candidate = Candidate::new(self.next_id, target.clone(), backend);
+        let candidate = Arc::new(candidate.under(Arc::clone(&self.ward)));
         let member = Member {
             candidate: Arc::clone(&candidate),
             seen: round,

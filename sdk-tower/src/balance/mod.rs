@@ -3,20 +3,29 @@
 //! The hot path is a [`Picker`]: it reads an immutable [`Snapshot`](snapshot::Snapshot) and a few
 //! atomics, takes no lock and allocates nothing. One task per service, the [`driver`], turns the
 //! source's endpoint sets into snapshots and is the only writer. The rules ([`estimate`],
-//! [`avoid`], [`sample`], [`pick`]) are pure: time and randomness are arguments.
+//! [`avoid`], [`standing`], [`judge`], [`sample`], [`pick`]) are pure: time and randomness are
+//! arguments. The [`sweep`] is where the driver applies those of ejection.
 
 mod avoid;
 mod candidate;
 mod driver;
+mod eject;
 mod estimate;
+mod judge;
+mod loads;
+mod lost;
 mod pick;
+mod report;
 mod rng;
 mod sample;
 mod snapshot;
+mod standing;
+mod sweep;
 mod tick;
+mod ward;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,9 +35,13 @@ use crate::task::Worker;
 
 pub(crate) use candidate::{Candidate, InFlight};
 pub(crate) use driver::start;
+pub use eject::{Ejection, Reason};
+pub use lost::Lost;
 pub(crate) use pick::{MOST_ATTEMPTS, Tried};
+pub use report::LoadReport;
 pub(crate) use rng::Rng;
 pub(crate) use snapshot::{Phase, Snapshot};
+pub(crate) use standing::Stage;
 pub(crate) use tick::{Clock, Tick};
 
 /// How the better of two endpoints is told.
@@ -54,6 +67,30 @@ pub enum Policy {
     PendingRequests,
 }
 
+/// How endpoints are kept away from that fare badly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Care {
+    pub(crate) ejection: Ejection,
+    /// The share of endpoints that has to be left for ejections to count.
+    pub(crate) panic_threshold: f64,
+    /// What happens to endpoints when the source loses most of them.
+    pub(crate) lost: Lost,
+    /// Servers report their load.
+    pub(crate) weighs_reports: bool,
+}
+
+impl Default for Care {
+    fn default() -> Self {
+        Self {
+            ejection: Ejection::default(),
+            // Envoy's: with half of them gone, the others bear twice their load.
+            panic_threshold: 0.5,
+            lost: Lost::default(),
+            weighs_reports: false,
+        }
+    }
+}
+
 /// What the balancer needs of the thing that carries requests to one endpoint.
 pub(crate) trait Backend: Send + Sync + 'static {
     /// The endpoint has left: let go of what is idle, let finish what is under way.
@@ -75,6 +112,8 @@ pub(crate) struct Balance<S: Backend> {
     seed: AtomicU64,
     /// Held so that the driver ends with this value; it starts when the rest stands.
     driver: OnceLock<Worker>,
+    /// Endpoints that have left with requests under way; for those who look, not for requests.
+    leaving: Mutex<Vec<Arc<Candidate<S>>>>,
 }
 
 /// What a handle has of its own for picking: a cached snapshot and random numbers.
@@ -135,6 +174,19 @@ impl<S: Backend> Balance<S> {
             *told = phase;
             news
         });
+    }
+
+    /// Endpoints that have left and have requests under way still.
+    pub(crate) fn leaving(&self) -> Vec<Arc<Candidate<S>>> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|candidate| candidate.in_flight() > 0);
+        leaving.clone()
+    }
+
+    /// An endpoint leaves; only the driver says so.
+    fn part(&self, candidate: Arc<Candidate<S>>) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.push(candidate);
     }
 
     /// Random numbers that nobody else has.

@@ -46,8 +46,13 @@ impl Tried {
 
 /// The endpoint for the next attempt of a request, or none if all were tried.
 ///
-/// The tiers are asked in their order for somebody who accepts connections as far as is known. If
-/// there is nobody in any, those that refused of late are tried after all.
+/// The tiers are asked in their order for somebody who is in rotation and accepts connections as
+/// far as is known. If there is nobody in any, those that are ejected will do, and then those
+/// that refused of late.
+///
+/// In a panic, that is if too few are left, ejections are ignored from the start: what is left
+/// would be swamped. Refusals are not: one that accepts no connection takes no load off the
+/// others, however often it is tried.
 pub(crate) fn pick<'a, S>(
     snapshot: &'a Snapshot<S>,
     policy: Policy,
@@ -58,22 +63,33 @@ pub(crate) fn pick<'a, S>(
     let rule = Rule {
         policy,
         median: snapshot.median(),
+        heeds: !snapshot.panics(),
         tried,
         now,
     };
     let tiers = snapshot.tiers();
-    let reachable = tiers.iter().find_map(|tier| {
-        rule.two_choices(tier, rng)
-            .or_else(|| rule.first(tier, rng))
-    });
-    reachable
+    let reachable = |rule: &Rule<'_>, rng: &mut Rng| {
+        tiers.iter().find_map(|tier| {
+            rule.two_choices(tier, rng)
+                .or_else(|| rule.first(tier, rng))
+        })
+    };
+    let anybody = Rule {
+        heeds: false,
+        ..rule
+    };
+    reachable(&rule, rng)
+        .or_else(|| rule.heeds.then(|| reachable(&anybody, rng)).flatten())
         .or_else(|| tiers.iter().find_map(|tier| rule.least_loaded(tier)))
         .map(Entry::candidate)
 }
 
+#[derive(Clone, Copy)]
 struct Rule<'a> {
     policy: Policy,
     median: Option<f32>,
+    /// Ejections count.
+    heeds: bool,
     tried: &'a Tried,
     now: Tick,
 }
@@ -86,10 +102,12 @@ impl Rule<'_> {
             let first = entries.get(first).filter(|entry| self.may_take(entry));
             let second = entries.get(second).filter(|entry| self.may_take(entry));
             let better = match (first, second) {
+                // Its load says nothing of one that is to be tried: it has none.
+                (Some(due), _) | (_, Some(due)) if due.candidate().is_due(self.now) => Some(due),
                 (Some(first), Some(second)) => self.better(first, second),
                 (one, other) => one.or(other),
             };
-            if let Some(entry) = better.filter(|entry| entry.candidate().claim(self.now)) {
+            if let Some(entry) = better.filter(|entry| self.take(entry)) {
                 return Some(entry);
             }
         }
@@ -103,7 +121,7 @@ impl Rule<'_> {
         after
             .iter()
             .chain(before)
-            .find(|entry| self.may_take(entry) && entry.candidate().claim(self.now))
+            .find(|entry| self.may_take(entry) && self.take(entry))
     }
 
     /// The last resort, when everybody refuses connections.
@@ -122,7 +140,15 @@ impl Rule<'_> {
 
     fn may_take<S>(&self, entry: &Entry<S>) -> bool {
         let candidate = entry.candidate();
-        !self.tried.contains(candidate.id()) && !candidate.is_avoided(self.now)
+        !self.tried.contains(candidate.id())
+            && !candidate.is_avoided(self.now)
+            && (!self.heeds || candidate.admits(self.now))
+    }
+
+    /// Takes an endpoint; a trial is for one request only.
+    fn take<S>(&self, entry: &Entry<S>) -> bool {
+        let candidate = entry.candidate();
+        candidate.claim(self.now) && (candidate.enter(self.now) || !self.heeds)
     }
 
     /// The one with the lower cost. The first wins a tie: it was drawn by weight, so that shares

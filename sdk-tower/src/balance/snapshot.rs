@@ -1,6 +1,7 @@
 //! The set of candidates at one moment, arranged for picking.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::candidate::Candidate;
 use super::sample::Sampler;
@@ -24,6 +25,8 @@ pub(crate) struct Snapshot<S> {
     tiers: Box<[Tier<S>]>,
     /// What an endpoint without an answer yet is taken for, in seconds: the middle of the others.
     median: Option<f32>,
+    /// Too few are left for ejections to count.
+    panics: AtomicBool,
 }
 
 /// Candidates that are preferred equally.
@@ -49,6 +52,7 @@ impl<S> Snapshot<S> {
             known: false,
             tiers: Box::default(),
             median: None,
+            panics: AtomicBool::new(false),
         }
     }
 
@@ -82,7 +86,30 @@ impl<S> Snapshot<S> {
             known: true,
             tiers: tiers.into(),
             median,
+            panics: AtomicBool::new(false),
         }
+    }
+
+    /// The same candidates, arranged by what is known of them now.
+    pub(crate) fn renewed(&self, now: Tick) -> Self {
+        let members = self.entries().map(|entry| {
+            let candidate = Arc::clone(&entry.candidate);
+            (candidate, entry.priority, entry.weight)
+        });
+        Self {
+            known: self.known,
+            ..Self::new(members.collect(), now)
+        }
+    }
+
+    /// Whether ejections are ignored, because too few endpoints would be left.
+    pub(crate) fn panics(&self) -> bool {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether they are; only the driver does.
+    pub(crate) fn set_panics(&self, panics: bool) {
+        self.panics.store(panics, Ordering::Relaxed);
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -111,15 +138,15 @@ impl<S> Snapshot<S> {
 
 impl<S> Tier<S> {
     fn new(mut entries: Vec<Entry<S>>) -> Self {
-        let weights: Vec<u32> = entries.iter().map(|entry| entry.weight).collect();
+        let weights = drawn(&entries);
         let mean = weights.iter().copied().map(f64::from).sum::<f64>() / count(weights.len());
-        for entry in &mut entries {
-            if entry.weight > 0 {
+        for (entry, weight) in entries.iter_mut().zip(&weights) {
+            if *weight > 0 {
                 #[expect(
                     clippy::cast_possible_truncation,
                     reason = "a ratio of weights; f32 holds all of them closely enough"
                 )]
-                let relief = (mean / f64::from(entry.weight)) as f32;
+                let relief = (mean / f64::from(*weight)) as f32;
                 entry.relief = relief;
             }
         }
@@ -158,6 +185,30 @@ impl<S> Entry<S> {
     fn tier(&self) -> (u16, bool) {
         (self.priority, self.weight == 0)
     }
+}
+
+/// The weights that endpoints are drawn by: those of the source, each times its factor.
+fn drawn<S>(entries: &[Entry<S>]) -> Vec<u32> {
+    /// Fine enough for a factor of a tenth on a weight of one.
+    const GRAIN: f64 = 100.0;
+    let factor = |entry: &Entry<S>| f64::from(entry.candidate.factor());
+    let plain = entries.iter().all(|entry| entry.candidate.factor() == 1.0);
+    entries
+        .iter()
+        .map(|entry| match entry.weight {
+            weight if plain || weight == 0 => weight,
+            weight => {
+                let drawn = (f64::from(weight) * factor(entry) * GRAIN).max(1.0);
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "above zero, and the greatest value stands for all above it"
+                )]
+                let drawn = drawn as u32;
+                drawn
+            }
+        })
+        .collect()
 }
 
 fn count(len: usize) -> f64 {
@@ -227,6 +278,24 @@ mod tests {
         );
         let relief: Vec<f32> = snapshot.entries().map(Entry::relief).collect();
         assert_eq!(relief, [2.0, 2.0 / 3.0]);
+    }
+
+    #[test]
+    fn a_factor_counts_on_top_of_the_weight_and_gives_no_weight_to_one_without() {
+        let members = vec![
+            (candidate(1), 1, 1),
+            (candidate(2), 1, 3),
+            (candidate(3), 1, 0),
+        ];
+        members[0].0.set_factor(1.5);
+        members[1].0.set_factor(0.5);
+        members[2].0.set_factor(9.0);
+        let snapshot = Snapshot::new(members, Tick::default());
+        let relief: Vec<f32> = snapshot.entries().map(Entry::relief).collect();
+        assert_eq!(relief, [1.0, 1.0, 1.0]);
+        let weights: Vec<u32> = snapshot.entries().map(Entry::weight).collect();
+        assert_eq!(weights, [1, 3, 0], "what the source says is told");
+        assert_eq!(ports(&snapshot), [vec![1, 2], vec![3]]);
     }
 
     #[test]
