@@ -32,6 +32,9 @@
 //! | choose instances by tag, filter or datacenter | [`source::HealthSource`] of your own watch, and [`Channel::from_source`] |
 //! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
+//! | say when a bad instance is left alone, and see which are | [`channel::Ejection`], [`Channel::endpoints`] |
+//! | stay up when Consul loses sight of most instances | [`source::HealthSource::critical_below`], [`channel::Lost`] |
+//! | weigh instances by the load that they report | [`channel::LoadReport`] |
 //! | balance something else than HTTP with tower | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -41,6 +44,9 @@
 //! - An outage of Consul leaves the last known endpoints in force.
 //! - An endpoint that did not change keeps its connections and its statistics, whatever happens to
 //!   the others. One that is removed gets no further request; what is under way on it finishes.
+//! - An endpoint that fares badly, by failures in a row, beside the others or in latency, is put out
+//!   of rotation for a while and tried by one request at a time; never more than a stated share
+//!   of them, and where too few are well, all are called. See [`channel::Ejection`].
 //! - A request that was not sent goes to another endpoint, whatever its method and body. What was
 //!   sent is not sent again, but for one case that [`Channel`] names.
 //! - A pick takes no lock and allocates nothing, and costs the same for ten endpoints as for ten

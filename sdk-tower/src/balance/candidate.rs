@@ -528,6 +528,38 @@ mod tests {
     }
 
     #[test]
+    fn of_many_askers_at_one_time_one_is_let_in_to_an_ejected_endpoint() {
+        let ward = Arc::new(Ward::new(crate::balance::Ejection::default(), 1));
+        let target = "127.0.0.1:80".parse().unwrap();
+        let candidate = Candidate::new(1, target, ()).under(ward);
+        let ready = candidate.standing();
+        let why = Reason::ConsecutiveFailures;
+        let ejected = ready.ejected(why, at(0), |_| Duration::from_secs(1));
+        assert!(candidate.put(ready, ejected));
+        for round in 1..=200 {
+            // Later than any time that was set before.
+            let now = at(round * 100_000);
+            let let_in = std::sync::Barrier::new(4);
+            let entered = std::thread::scope(|threads| {
+                let ask = || {
+                    let_in.wait();
+                    let entered = candidate.enter(now);
+                    if entered {
+                        candidate.failed(now);
+                    }
+                    entered
+                };
+                let askers: Vec<_> = (0..4).map(|_| threads.spawn(ask)).collect();
+                let entered = askers.into_iter().map(|asker| asker.join().unwrap());
+                entered.filter(|entered| *entered).count()
+            });
+            assert_eq!(entered, 1);
+        }
+        assert_eq!(candidate.ejections(), 1, "failed trials are no ejections");
+        assert_eq!(candidate.tally().failures, 200);
+    }
+
+    #[test]
     fn a_request_given_up_teaches_nothing_about_an_unknown_endpoint() {
         let candidate = candidate();
         candidate.given_up(Duration::from_secs(3), at(3_000));

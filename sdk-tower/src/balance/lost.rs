@@ -272,10 +272,14 @@ mod tests {
 
     #[test]
     fn many_that_leave_one_after_the_other_within_seconds_are_lost_together() {
-        let one_by_one: Vec<_> = (0..10).map(|n| (n, set(1..=10 - n as u16))).collect();
+        let one_by_one: Vec<_> = (0..10_u16)
+            .map(|n| (u64::from(n), set(1..=10 - n)))
+            .collect();
         assert_eq!(after(Lost::Stay(GRACE), &one_by_one).len(), 10);
         // Within minutes they are not.
-        let slowly: Vec<_> = (0..10).map(|n| (n * 60, set(1..=10 - n as u16))).collect();
+        let slowly: Vec<_> = (0..10_u16)
+            .map(|n| (u64::from(n) * 60, set(1..=10 - n)))
+            .collect();
         assert_eq!(after(Lost::Stay(GRACE), &slowly), [1]);
     }
 

@@ -63,7 +63,8 @@ pub enum Policy {
     /// Load is the number of requests in flight, including unfinished response bodies.
     ///
     /// An endpoint that lets three deadlines of the channel pass in a row without an answer
-    /// between them is left alone like one that refuses connections.
+    /// between them is [ejected](Ejection), and where nobody is ejected it is left alone like one
+    /// that refuses connections.
     PendingRequests,
 }
 

@@ -121,7 +121,7 @@ pub(crate) fn weight(text: &str, named: Option<&str>) -> Result<f32, Malformed> 
     let used = |busy: &f32| *busy > 0.0;
     let utilization = match named {
         Some(_) => chosen.filter(used),
-        None => application.filter(used).or(cpu.filter(used)),
+        None => application.filter(used).or_else(|| cpu.filter(used)),
     };
     let (Some(rps), Some(utilization)) = (rps.filter(used), utilization) else {
         return Err(Malformed);
@@ -250,7 +250,7 @@ mod tests {
         let plain = LoadReport::default();
         assert_eq!(plain.read(&headers), None);
         let value = HeaderValue::from_static("TEXT cpu=0.5,rps=100");
-        headers.insert("endpoint-load-metrics", value.clone());
+        headers.insert("endpoint-load-metrics", value);
         assert_eq!(plain.read(&headers), Some(Ok(200.0)));
         let own = LoadReport::default().header(HeaderName::from_static("x-load"));
         assert_eq!(own.read(&headers), None);

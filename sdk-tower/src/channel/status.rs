@@ -17,7 +17,8 @@ pub struct EndpointStatus {
     pub target: Target,
     /// Whether requests go to it, and if not, why and for how long.
     pub state: EndpointState,
-    /// Which preference it has: 0 is asked first, the next when nobody there can be called.
+    /// Which preference it has: 0 is asked first, the next when nobody there can be called. One
+    /// that has left has none, and its tier, priority and weight are 0.
     pub tier: usize,
     /// Its priority; a lower number is preferred.
     pub priority: u16,
