@@ -36,6 +36,9 @@
 //! | prefer instances on the own node or in the own datacenter | [`HealthSource::prefer_near`](source::HealthSource::prefer_near) |
 //! | fail over to other datacenters | [`source::ranked`](source::ranked()) |
 //! | spare new instances, or use a few of very many | [`Builder::slow_start`](channel::Builder::slow_start), [`Builder::subset`](channel::Builder::subset) |
+//! | say when a bad instance is left alone, and see which are | [`channel::Ejection`], [`Channel::endpoints`] |
+//! | stay up when Consul loses sight of most instances | [`source::HealthSource::critical_below`], [`channel::Lost`] |
+//! | weigh instances by the load that they report | [`channel::LoadReport`] |
 //! | balance something else than HTTP with tower | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -45,6 +48,9 @@
 //! - An outage of Consul leaves the last known endpoints in force.
 //! - An endpoint that did not change keeps its connections and its statistics, whatever happens to
 //!   the others. One that is removed gets no further request; what is under way on it finishes.
+//! - An endpoint that fares badly, by failures in a row, beside the others or in latency, is put out
+//!   of rotation for a while and tried by one request at a time; never more than a stated share
+//!   of them, and where too few are well, all are called. See [`channel::Ejection`].
 //! - A request that was not sent goes to another endpoint, whatever its method and body. What was
 //!   sent is not sent again, but for one case that [`Channel`] names.
 //! - A pick takes no lock and allocates nothing, under every policy, and costs about the same for ten

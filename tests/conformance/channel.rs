@@ -25,6 +25,7 @@ on_both_agents![
     an_instance_that_joins_is_called,
     a_service_that_nobody_offers_fails_fast,
     critical_instances_are_not_called,
+    critical_instances_are_a_last_resort_where_few_are_well,
 ];
 
 const SOON: Duration = Duration::from_secs(20);
@@ -230,4 +231,41 @@ async fn critical_instances_are_not_called(agent: &TestAgent) {
     first.set_status(Status::Passing, "").await.unwrap();
     eventually(SOON, async || channel.endpoints().len() == 2).await;
     two.stop().await;
+}
+
+async fn critical_instances_are_a_last_resort_where_few_are_well(agent: &TestAgent) {
+    use lictor::api::health::Status;
+    let service = agent.name("web");
+    let mut critical = Vec::new();
+    let (well, _well) = instance(agent, &service, "well").await;
+    for number in 0..4 {
+        critical.push(instance(agent, &service, &number.to_string()).await);
+    }
+    let channel = Channel::builder(agent.client())
+        .service(service.as_str())
+        .timeout(Duration::from_secs(10))
+        .critical_below(0.5)
+        .build()
+        .unwrap();
+    eventually(SOON, async || channel.endpoints().len() == 5).await;
+    for (_, registration) in &critical {
+        registration.set_status(Status::Critical, "").await.unwrap();
+    }
+    let behind = || {
+        let endpoints = channel.endpoints();
+        endpoints.iter().filter(|one| one.tier == 1).count()
+    };
+    eventually(SOON, async || behind() == 4).await;
+    for _ in 0..50 {
+        assert_eq!(call(&channel).await.unwrap(), "well");
+    }
+    well.abort().await;
+    for _ in 0..50 {
+        assert_ne!(call(&channel).await.unwrap(), "well");
+    }
+    // Two more are well, so that most are: the others are nobody again.
+    for (_, registration) in &critical[..2] {
+        registration.set_status(Status::Passing, "").await.unwrap();
+    }
+    eventually(SOON, async || channel.endpoints().len() == 3).await;
 }

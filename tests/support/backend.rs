@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Response};
 use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -33,6 +33,7 @@ pub struct Backend {
 struct Shared {
     name: String,
     status: AtomicU16,
+    load: Mutex<Option<HeaderValue>>,
     requests: AtomicUsize,
     in_flight: AtomicUsize,
     connections: AtomicUsize,
@@ -59,6 +60,7 @@ impl Backend {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             status: AtomicU16::new(200),
+            load: Mutex::new(None),
             requests: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -116,6 +118,16 @@ impl Backend {
         self.shared.status.store(status, Ordering::SeqCst);
     }
 
+    /// Reports this load with each answer from now on, in the header `endpoint-load-metrics`.
+    pub fn load(&self, report: &'static str) {
+        let mut load = self
+            .shared
+            .load
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *load = Some(HeaderValue::from_static(report));
+    }
+
     /// Takes no new connection, finishes the requests in flight, and returns when all are done.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
@@ -165,12 +177,18 @@ async fn serve(
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            let Shared { name, status, .. } = &*answering.0;
+            let Shared {
+                name, status, load, ..
+            } = &*answering.0;
             let mut response = Response::new(Full::new(Bytes::from(name.clone())));
             *response.status_mut() = status
                 .load(Ordering::SeqCst)
                 .try_into()
                 .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+            let load = load.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(load) = load {
+                response.headers_mut().insert("endpoint-load-metrics", load);
+            }
             Ok::<_, Infallible>(response)
         }
     });

@@ -60,6 +60,19 @@ impl Refusals {
         }
     }
 
+    /// The same with its time over, if it has to wait at all.
+    pub(crate) fn hastened(self, now: Tick) -> Self {
+        match self.verdict(now) {
+            Verdict::Avoid => Self { until: now, ..self },
+            Verdict::Open | Verdict::Probe(_) => self,
+        }
+    }
+
+    /// How many in a row, and until when the endpoint is left alone; none without refusals.
+    pub(crate) fn known(self) -> Option<(u32, Tick)> {
+        (self.count > 0).then_some((self.count, self.until))
+    }
+
     pub(crate) fn pack(self) -> u64 {
         (u64::from(self.count) << 32) | u64::from(self.until.to_bits())
     }
@@ -146,6 +159,19 @@ mod tests {
         let avoided = Refusals::default().after_failure(at(0));
         assert_eq!(avoided.kept(at(50)), avoided);
         assert_eq!(Refusals::default().kept(at(50)), Refusals::default());
+    }
+
+    #[test]
+    fn a_refusal_that_is_hastened_may_be_tried_at_once_and_is_not_forgotten() {
+        let known = Refusals::default()
+            .after_failure(at(0))
+            .after_failure(at(100));
+        let sooner = known.hastened(at(110));
+        let Verdict::Probe(claimed) = sooner.verdict(at(110)) else {
+            panic!("{sooner:?}");
+        };
+        assert_eq!(claimed.known(), Some((3, at(510))));
+        assert_eq!(Refusals::default().hastened(at(5)), Refusals::default());
     }
 
     #[test]

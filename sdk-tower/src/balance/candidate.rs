@@ -8,8 +8,16 @@ use std::time::Duration;
 use crate::endpoint::Target;
 
 use super::avoid::{Refusals, Verdict};
+use super::eject::Reason;
 use super::estimate::Estimate;
+use super::judge::Tally;
+use super::report::Malformed;
+use super::standing::{Admission, Stage, Standing};
 use super::tick::Tick;
+use super::ward::Ward;
+
+/// For how many times its latency a slow endpoint is left alone, at the least.
+const LATENCIES: u32 = 8;
 
 /// How many deadlines in a row make an endpoint one that is left alone for a while.
 const MOST_LATE: u32 = 3;
@@ -25,8 +33,25 @@ pub(crate) struct Candidate<S> {
     picked: AtomicU32,
     estimate: AtomicU64,
     refusals: AtomicU64,
+    standing: AtomicU64,
+    answers: AtomicU64,
+    failures: AtomicU64,
+    /// Answers that took longer than the limit.
+    slow: AtomicU32,
+    /// The limit in seconds, as bits; 0 is none.
+    slow_above: AtomicU32,
+    /// Failures since the last success.
+    consecutive: AtomicU32,
     /// Deadlines that passed since the last answer.
     late: AtomicU32,
+    // What follows is not written for each request.
+    ejections: AtomicU32,
+    /// The weight that it reports, and when it did; 0 is never.
+    reported: AtomicU64,
+    bad_reports: AtomicU32,
+    /// What its weight is multiplied with, as bits.
+    factor: AtomicU32,
+    ward: Arc<Ward>,
     id: u32,
     target: Target,
     /// The requests in flight on all endpoints of the service, where somebody asks for that.
@@ -35,13 +60,25 @@ pub(crate) struct Candidate<S> {
 }
 
 impl<S> Candidate<S> {
+    /// An endpoint that nobody judges.
     pub(crate) fn new(id: u32, target: Target, backend: S) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
             picked: AtomicU32::new(0),
             estimate: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
+            standing: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            slow: AtomicU32::new(0),
+            slow_above: AtomicU32::new(0),
+            consecutive: AtomicU32::new(0),
             late: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            reported: AtomicU64::new(0),
+            bad_reports: AtomicU32::new(0),
+            factor: AtomicU32::new(1.0_f32.to_bits()),
+            ward: Arc::default(),
             id,
             target,
             crowd: None,
@@ -53,6 +90,11 @@ impl<S> Candidate<S> {
     pub(crate) fn among(mut self, crowd: Option<Arc<AtomicU32>>) -> Self {
         self.crowd = crowd;
         self
+    }
+
+    /// The same, under a rule of ejection.
+    pub(crate) fn under(self, ward: Arc<Ward>) -> Self {
+        Self { ward, ..self }
     }
 
     /// A number that no other endpoint of this service has.
@@ -126,13 +168,18 @@ impl<S> Candidate<S> {
             .ok();
     }
 
-    /// A deadline has passed without an answer; the last of several in a row counts as a refusal.
+    /// A deadline has passed without an answer; several in a row are a reason to be ejected. Where
+    /// nobody is, they count as a refusal.
     pub(crate) fn late(&self, now: Tick) {
         let before = self.late.load(Ordering::Relaxed);
         let late = before.saturating_add(1).min(MOST_LATE);
         self.late.store(late, Ordering::Relaxed);
         if late == MOST_LATE {
-            self.refused(now);
+            if self.ward.is_off() {
+                self.refused(now);
+            } else if before < MOST_LATE {
+                self.ward.tell();
+            }
         }
     }
 
@@ -167,12 +214,31 @@ impl<S> Candidate<S> {
         if renewed != word {
             self.estimate.store(renewed, Ordering::Relaxed);
         }
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        if self.consecutive.load(Ordering::Relaxed) != 0 {
+            self.consecutive.store(0, Ordering::Relaxed);
+        }
+        if self.late.load(Ordering::Relaxed) != 0 {
+            self.heard();
+        }
+        let limit = f32::from_bits(self.slow_above.load(Ordering::Relaxed));
+        let slow = limit > 0.0 && latency.as_secs_f32() > limit;
+        if slow {
+            self.slow.fetch_add(1, Ordering::Relaxed);
+        }
+        self.tried(now, Outcome::Answer { slow });
     }
 
     pub(crate) fn failed(&self, now: Tick) {
         let known = Estimate::after_failure(self.estimate(), now);
         self.estimate
             .store(Estimate::pack(Some(known)), Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let before = self.consecutive.fetch_add(1, Ordering::Relaxed);
+        if self.ward.is_at_limit(before.wrapping_add(1)) {
+            self.ward.tell();
+        }
+        self.tried(now, Outcome::Failure);
     }
 
     pub(crate) fn given_up(&self, waited: Duration, now: Tick) {
@@ -184,6 +250,200 @@ impl<S> Candidate<S> {
 
     fn refusals(&self) -> Refusals {
         Refusals::unpack(self.refusals.load(Ordering::Relaxed))
+    }
+
+    /// How often it was refused in a row, and until when it is left alone for that.
+    pub(crate) fn refusal(&self) -> Option<(u32, Tick)> {
+        self.refusals().known()
+    }
+}
+
+/// What it says of its load.
+impl<S> Candidate<S> {
+    /// A response had a report.
+    pub(crate) fn reported(&self, report: Result<f32, Malformed>, now: Tick) {
+        match report {
+            Ok(weight) => {
+                let word = (u64::from(weight.to_bits()) << 32) | u64::from(now.to_bits());
+                self.reported.store(word, Ordering::Relaxed);
+            }
+            Err(Malformed) => {
+                self.bad_reports.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The last weight that it reported, and when.
+    pub(crate) fn report(&self) -> Option<(f32, Tick)> {
+        let word = self.reported.load(Ordering::Relaxed);
+        let [a, b, c, d, e, f, g, h] = word.to_be_bytes();
+        let weight = f32::from_bits(u32::from_be_bytes([a, b, c, d]));
+        let at = Tick::from_bits(u32::from_be_bytes([e, f, g, h]));
+        (word != 0).then_some((weight, at))
+    }
+
+    /// Forgets what it reported.
+    pub(crate) fn forget_report(&self) {
+        self.reported.store(0, Ordering::Relaxed);
+    }
+
+    /// Reports that could not be understood.
+    pub(crate) fn bad_reports(&self) -> u32 {
+        self.bad_reports.load(Ordering::Relaxed)
+    }
+
+    /// What its weight is multiplied with.
+    pub(crate) fn factor(&self) -> f32 {
+        f32::from_bits(self.factor.load(Ordering::Relaxed))
+    }
+
+    /// Sets what its weight is multiplied with, from the next snapshot on; only the driver does.
+    pub(crate) fn set_factor(&self, factor: f32) {
+        self.factor.store(factor.to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Answer { slow: bool },
+    Failure,
+}
+
+/// How it stands: in rotation, out of it, or on the way back.
+impl<S> Candidate<S> {
+    pub(crate) fn standing(&self) -> Standing {
+        Standing::unpack(self.standing.load(Ordering::Relaxed))
+    }
+
+    /// Puts one standing in the place of another, if it is still the one.
+    pub(crate) fn put(&self, from: Standing, to: Standing) -> bool {
+        let put = self.standing.compare_exchange(
+            from.pack(),
+            to.pack(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if put.is_ok() && to.stage() == Stage::Ejected && from.level() < to.level() {
+            self.ejections.fetch_add(1, Ordering::Relaxed);
+        }
+        put.is_ok()
+    }
+
+    /// Whether it takes part as it should: nothing keeps requests away from it, or should.
+    pub(crate) fn is_well(&self, now: Tick) -> bool {
+        !self.is_avoided(now) && !self.standing().is_missing()
+    }
+
+    /// Whether its standing lets a request go to it.
+    pub(crate) fn admits(&self, now: Tick) -> bool {
+        let standing = self.standing();
+        standing.is_plain() || !matches!(self.admission(standing, now), Admission::Closed)
+    }
+
+    /// Whether the next request is to ask how it fares.
+    pub(crate) fn is_due(&self, now: Tick) -> bool {
+        let standing = self.standing();
+        !standing.is_plain() && matches!(self.admission(standing, now), Admission::Trial(_))
+    }
+
+    /// Like [`admits`](Self::admits), for a request that goes; a trial is for one asker only.
+    pub(crate) fn enter(&self, now: Tick) -> bool {
+        let standing = self.standing();
+        match self.admission(standing, now) {
+            Admission::Open => true,
+            Admission::Trial(trial) => self.put(standing, trial),
+            Admission::Closed => false,
+        }
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            answers: self.answers.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            slow: u64::from(self.slow.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// A reason that needs no comparison with the others.
+    pub(crate) fn own_fault(&self) -> Option<Reason> {
+        if self
+            .ward
+            .is_beyond(self.consecutive.load(Ordering::Relaxed))
+        {
+            Some(Reason::ConsecutiveFailures)
+        } else if self.late.load(Ordering::Relaxed) >= MOST_LATE {
+            Some(Reason::Silence)
+        } else {
+            None
+        }
+    }
+
+    /// How often it was ejected.
+    pub(crate) fn ejections(&self) -> u32 {
+        self.ejections.load(Ordering::Relaxed)
+    }
+
+    /// Sets above how many seconds an answer is slow.
+    pub(crate) fn set_slow_above(&self, limit: Option<f32>) {
+        let bits = limit.unwrap_or(0.0).to_bits();
+        self.slow_above.store(bits, Ordering::Relaxed);
+    }
+
+    /// Lets it be tried now, whatever it waits for.
+    pub(crate) fn hasten(&self, now: Tick) {
+        let standing = self.standing();
+        let due = standing.due(now);
+        if due != standing {
+            self.put(standing, due);
+        }
+        let word = self.refusals.load(Ordering::Relaxed);
+        let sooner = Refusals::unpack(word).hastened(now).pack();
+        if sooner != word {
+            self.refusals
+                .compare_exchange(word, sooner, Ordering::Relaxed, Ordering::Relaxed)
+                .ok();
+        }
+    }
+
+    /// What came of a request, for an endpoint on trial.
+    fn tried(&self, now: Tick, outcome: Outcome) {
+        let standing = self.standing();
+        if !standing.is_on_trial() {
+            return;
+        }
+        let bad = match outcome {
+            Outcome::Failure => true,
+            // A failing endpoint is back with any answer; a slow one has to be quick.
+            Outcome::Answer { slow } => slow && standing.why() == Some(Reason::Latency),
+        };
+        let after = if bad {
+            standing.after_failure(now, |level| self.time(level, standing.why(), now))
+        } else {
+            standing.after_success(now)
+        };
+        // Whoever comes second has seen a trial that is decided.
+        if self.put(standing, after) && after.stage() != standing.stage() {
+            self.ward.tell();
+        }
+    }
+
+    fn admission(&self, standing: Standing, now: Tick) -> Admission {
+        standing.admission(self.in_flight(), now, |level| {
+            self.time(level, standing.why(), now)
+        })
+    }
+
+    /// How long the n-th ejection for this reason lasts.
+    ///
+    /// A slow endpoint is left alone for several times its latency: else it would be tried again
+    /// before the trial has ended.
+    pub(crate) fn time(&self, level: u8, why: Option<Reason>, now: Tick) -> Duration {
+        let least = match (why, self.estimate()) {
+            (Some(Reason::Latency), Some(known)) => known.latency().saturating_mul(LATENCIES),
+            _ => Duration::ZERO,
+        };
+        self.ward.time(level, self.id, now, least)
     }
 }
 
@@ -286,6 +546,38 @@ mod tests {
         assert!(candidate.is_avoided(at(1)));
         candidate.heard();
         assert!(!candidate.is_avoided(at(1)));
+    }
+
+    #[test]
+    fn of_many_askers_at_one_time_one_is_let_in_to_an_ejected_endpoint() {
+        let ward = Arc::new(Ward::new(crate::balance::Ejection::default(), 1));
+        let target = "127.0.0.1:80".parse().unwrap();
+        let candidate = Candidate::new(1, target, ()).under(ward);
+        let ready = candidate.standing();
+        let why = Reason::ConsecutiveFailures;
+        let ejected = ready.ejected(why, at(0), |_| Duration::from_secs(1));
+        assert!(candidate.put(ready, ejected));
+        for round in 1..=200 {
+            // Later than any time that was set before.
+            let now = at(round * 100_000);
+            let let_in = std::sync::Barrier::new(4);
+            let entered = std::thread::scope(|threads| {
+                let ask = || {
+                    let_in.wait();
+                    let entered = candidate.enter(now);
+                    if entered {
+                        candidate.failed(now);
+                    }
+                    entered
+                };
+                let askers: Vec<_> = (0..4).map(|_| threads.spawn(ask)).collect();
+                let entered = askers.into_iter().map(|asker| asker.join().unwrap());
+                entered.filter(|entered| *entered).count()
+            });
+            assert_eq!(entered, 1);
+        }
+        assert_eq!(candidate.ejections(), 1, "failed trials are no ejections");
+        assert_eq!(candidate.tally().failures, 200);
     }
 
     #[test]

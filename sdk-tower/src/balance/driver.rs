@@ -4,7 +4,7 @@ use std::collections::{HashMap, hash_map};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -18,15 +18,19 @@ use crate::task::{Runtime, StopSignal, Worker};
 
 use super::candidate::Candidate;
 use super::hash;
+use super::loads::Loads;
+use super::lost::Guard;
 use super::newcomer;
 use super::rng::Rng;
 use super::snapshot::{Phase, Rank, Seat, Snapshot};
+use super::sweep::{self, Sweeper};
 use super::tick::{Clock, Tick};
+use super::ward::Ward;
 use super::{Backend, Balance, Policy, Rules};
 
 /// How often shares are reckoned anew while they change by themselves: often enough for a share to
 /// grow in steps that nobody notices, and for a group of endpoints that fails to be left soon.
-const SWEEP: Duration = Duration::from_millis(250);
+const SHARES_EVERY: Duration = Duration::from_millis(250);
 
 /// Sets up a balanced service and starts its driver.
 ///
@@ -51,13 +55,20 @@ where
         clock: Clock::start(),
         seed: AtomicU64::new(rand::random()),
         driver: OnceLock::new(),
+        leaving: Mutex::default(),
     });
     let crowd = (rules.policy == Policy::RingHash).then(Arc::default);
+    let care = rules.care;
+    let ward = Arc::new(Ward::new(care.ejection, rand::random()));
     let driver = Driver {
         balance: Arc::downgrade(&balance),
         rng: balance.rng(),
         rules,
         crowd,
+        sweeper: Sweeper::new(Arc::clone(&ward), care.panic_threshold),
+        guard: Guard::new(care.lost, care.panic_threshold),
+        loads: Loads::default(),
+        ward,
         members: HashMap::new(),
         seats: Vec::new(),
         growing: false,
@@ -78,6 +89,10 @@ struct Driver<S: Backend, F> {
     rules: Rules,
     /// The requests in flight on all members, if the policy asks for them.
     crowd: Option<Arc<AtomicU32>>,
+    ward: Arc<Ward>,
+    sweeper: Sweeper,
+    guard: Guard,
+    loads: Loads,
     members: HashMap<Target, Member<S>>,
     /// The members in the order of their set.
     seats: Vec<Seat<S>>,
@@ -111,8 +126,11 @@ where
         let age_every = self.rules.age_every;
         let mut ageing = interval_at(Instant::now() + age_every, age_every);
         ageing.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sweep = interval(SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut shares = interval(SHARES_EVERY);
+        shares.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweeping = interval_at(Instant::now() + sweep::EVERY, sweep::EVERY);
+        sweeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ward = Arc::clone(&self.ward);
         let mut ended = false;
         let mut round = 0;
         loop {
@@ -123,7 +141,7 @@ where
                     Newest { set: Some(set), over } => {
                         ended = over;
                         round += 1;
-                        if self.apply(&set, round).is_none() {
+                        if self.follow(&set, round).is_none() {
                             return;
                         }
                     }
@@ -132,8 +150,8 @@ where
                         ended = true;
                     }
                 },
-                _ = sweep.tick(), if self.growing || self.spreading => {
-                    if self.sweep().is_none() {
+                _ = shares.tick(), if self.growing || self.spreading => {
+                    if self.share().is_none() {
                         return;
                     }
                 }
@@ -142,7 +160,34 @@ where
                         return;
                     }
                 }
+                () = ward.told() => {
+                    if self.sweep().is_none() {
+                        return;
+                    }
+                }
+                _ = sweeping.tick() => {
+                    round += 1;
+                    if self.sweep().is_none() || self.expire(round).is_none() {
+                        return;
+                    }
+                }
             }
+        }
+    }
+
+    /// Takes a set from the source. None if nobody is left to publish it to.
+    fn follow(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
+        let now = self.balance.upgrade()?.now();
+        self.guard.note(set, now);
+        self.apply(&self.guard.complete(set), round)
+    }
+
+    /// Lets those leave whose time is over.
+    fn expire(&mut self, round: u64) -> Option<()> {
+        let now = self.balance.upgrade()?.now();
+        match self.guard.expire(now) {
+            Some(set) => self.apply(&set, round),
+            None => Some(()),
         }
     }
 
@@ -178,23 +223,29 @@ where
             if !stays {
                 tracing::debug!(%target, "endpoint has left");
                 member.candidate.backend().retire();
+                balance.part(Arc::clone(&member.candidate));
             }
             stays
         });
         Some(())
     }
 
+    /// Arranges the members anew and publishes that.
     fn arrange(&mut self, balance: &Balance<S>, now: Tick) {
         let before = balance.snapshot();
         let (seats, rules) = (&self.seats, &self.rules);
         let snapshot = Snapshot::arranged(seats, rules, &before, &mut self.rng, now);
         self.spreading = snapshot.has_distances();
+        self.sweeper.forget(&snapshot);
+        // The share that may be out is that of this set from its first moment on.
+        self.sweeper.sweep(&snapshot, now);
+        snapshot.spread(now);
         balance.publish(snapshot);
         self.growing = self.seats.iter().any(|seat| seat.joined.is_some());
     }
 
-    /// Reckons anew what changes by itself.
-    fn sweep(&mut self) -> Option<()> {
+    /// Reckons anew the shares that change by themselves.
+    fn share(&mut self) -> Option<()> {
         let balance = self.balance.upgrade()?;
         let now = balance.now();
         if self.growing {
@@ -218,6 +269,21 @@ where
         self.arrange(balance, now);
     }
 
+    /// Looks at how all members fare.
+    fn sweep(&mut self) -> Option<()> {
+        let balance = self.balance.upgrade()?;
+        let (snapshot, now) = (balance.snapshot(), balance.now());
+        if self.rules.care.weighs_reports && self.loads.weigh(&snapshot, now) {
+            self.arrange(&balance, now);
+        } else {
+            self.sweeper.sweep(&snapshot, now);
+            snapshot.spread(now);
+        }
+        // Who has finished is held no longer.
+        drop(balance.leaving());
+        Some(())
+    }
+
     fn age(&self) -> Option<()> {
         let now = self.balance.upgrade()?.now();
         for member in self.members.values() {
@@ -235,9 +301,11 @@ where
                 tracing::debug!(%target, "endpoint has joined");
                 self.next_id = self.next_id.wrapping_add(1);
                 let backend = (self.make)(target);
-                let candidate = Candidate::new(self.next_id, target.clone(), backend);
+                let candidate = Candidate::new(self.next_id, target.clone(), backend)
+                    .among(self.crowd.clone())
+                    .under(Arc::clone(&self.ward));
                 place.insert(Member {
-                    candidate: Arc::new(candidate.among(self.crowd.clone())),
+                    candidate: Arc::new(candidate),
                     hash: hash::of_target(target),
                     joined,
                     seen: round,

@@ -18,8 +18,10 @@ use super::tick::Tick;
 const MEMORY: f32 = 2.0;
 /// The time constant in multiples of the estimate, where that is longer.
 const MEMORY_PER_LATENCY: f32 = 8.0;
-/// The longest time constant in seconds.
-const LONGEST_MEMORY: f32 = 60.0;
+/// The longest time constant in seconds: enough for the rule above at latencies of half a minute,
+/// so that a service that answers in seconds keeps away from a slow endpoint as well as one that
+/// answers in milliseconds.
+const LONGEST_MEMORY: f32 = 240.0;
 /// The shortest time constant with which a penalty fades, in seconds: a failed endpoint is asked
 /// again soon.
 const PENALTY_MEMORY: f32 = 1.0;
@@ -230,7 +232,7 @@ mod tests {
             2.0 * (-1.0_f32).exp()
         ));
         let known = measured(3_600_000, 0);
-        assert!(known.faded(at(0), at(600_000)) < 1.0);
+        assert!(known.faded(at(0), at(2_400_000)) < 1.0);
     }
 
     #[test]

@@ -3,28 +3,37 @@
 //! The hot path is a [`Picker`]: it reads an immutable [`Snapshot`](snapshot::Snapshot) and a few
 //! atomics, takes no lock and allocates nothing. One task per service, the [`driver`], turns the
 //! source's endpoint sets into snapshots and is the only writer. The rules ([`estimate`],
-//! [`avoid`], [`sample`], [`turns`], [`ring`], [`newcomer`],
-//! [`spill`], [`subset`], [`pick`]) are pure: time and randomness are arguments.
+//! [`avoid`], [`standing`], [`judge`], [`sample`], [`turns`], [`ring`], [`newcomer`], [`spill`],
+//! [`subset`], [`pick`]) are pure: time and randomness are arguments. The [`sweep`] is where the
+//! driver applies those of ejection.
 
 mod avoid;
 mod candidate;
 mod cuts;
 mod driver;
+mod eject;
 mod estimate;
 mod hash;
+mod judge;
+mod loads;
+mod lost;
 mod newcomer;
 mod pick;
+mod report;
 mod ring;
 mod rng;
 mod sample;
 mod snapshot;
 mod spill;
+mod standing;
 mod subset;
+mod sweep;
 mod tick;
 mod turns;
+mod ward;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -36,9 +45,13 @@ pub use hash::HashKey;
 
 pub(crate) use candidate::{Candidate, InFlight};
 pub(crate) use driver::start;
+pub use eject::{Ejection, Reason};
+pub use lost::Lost;
 pub(crate) use pick::{MOST_ATTEMPTS, Tried};
+pub use report::LoadReport;
 pub(crate) use rng::Rng;
 pub(crate) use snapshot::{Phase, Snapshot};
+pub(crate) use standing::Stage;
 pub(crate) use subset::Subset;
 pub(crate) use tick::{Clock, Tick};
 
@@ -70,7 +83,8 @@ pub enum Policy {
     /// Load is the number of requests in flight, including unfinished response bodies.
     ///
     /// An endpoint that lets three deadlines of the channel pass in a row without an answer
-    /// between them is left alone like one that refuses connections.
+    /// between them is [ejected](Ejection), and where nobody is ejected it is left alone like one
+    /// that refuses connections.
     PendingRequests,
     /// Each in its turn, as often as its weight says.
     ///
@@ -100,6 +114,8 @@ pub(crate) struct Rules {
     pub(crate) slow_start: Duration,
     /// Which endpoints are used, if not all.
     pub(crate) subset: Option<Subset>,
+    /// How endpoints are kept away from that fare badly.
+    pub(crate) care: Care,
     /// How often backends and statistics are told that time passes.
     pub(crate) age_every: Duration,
 }
@@ -111,7 +127,32 @@ impl Rules {
             policy,
             slow_start: Duration::ZERO,
             subset: None,
+            care: Care::default(),
             age_every: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How endpoints are kept away from that fare badly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Care {
+    pub(crate) ejection: Ejection,
+    /// The share of endpoints that has to be left for ejections to count.
+    pub(crate) panic_threshold: f64,
+    /// What happens to endpoints when the source loses most of them.
+    pub(crate) lost: Lost,
+    /// Servers report their load.
+    pub(crate) weighs_reports: bool,
+}
+
+impl Default for Care {
+    fn default() -> Self {
+        Self {
+            ejection: Ejection::default(),
+            // Envoy's: with half of them gone, the others bear twice their load.
+            panic_threshold: 0.5,
+            lost: Lost::default(),
+            weighs_reports: false,
         }
     }
 }
@@ -137,6 +178,8 @@ pub(crate) struct Balance<S: Backend> {
     seed: AtomicU64,
     /// Held so that the driver ends with this value; it starts when the rest stands.
     driver: OnceLock<Worker>,
+    /// Endpoints that have left with requests under way; for those who look, not for requests.
+    leaving: Mutex<Vec<Arc<Candidate<S>>>>,
 }
 
 /// What a handle has of its own for picking: a cached snapshot and random numbers.
@@ -197,6 +240,19 @@ impl<S: Backend> Balance<S> {
             *told = phase;
             news
         });
+    }
+
+    /// Endpoints that have left and have requests under way still.
+    pub(crate) fn leaving(&self) -> Vec<Arc<Candidate<S>>> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|candidate| candidate.in_flight() > 0);
+        leaving.clone()
+    }
+
+    /// An endpoint leaves; only the driver says so.
+    fn part(&self, candidate: Arc<Candidate<S>>) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.push(candidate);
     }
 
     /// Random numbers that nobody else has.

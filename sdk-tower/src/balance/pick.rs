@@ -65,8 +65,13 @@ impl Tried {
 
 /// The endpoint for the next attempt of a request, or none if all were tried.
 ///
-/// The tiers are asked in turn for somebody who accepts connections as far as is known. If
-/// there is nobody in any, those that refused of late are tried after all.
+/// The tiers are asked in turn for somebody who is in rotation and accepts connections as far as
+/// is known. If there is nobody in any, those that are ejected will do, and then those that
+/// refused of late.
+///
+/// In a panic, that is if too few are left, ejections are ignored from the start: what is left
+/// would be swamped. Refusals are not: one that accepts no connection takes no load off the
+/// others, however often it is tried.
 pub(crate) fn pick<'a, S>(
     snapshot: &'a Snapshot<S>,
     policy: Policy,
@@ -77,36 +82,50 @@ pub(crate) fn pick<'a, S>(
     let rule = Rule {
         policy,
         median: snapshot.median(),
+        heeds: !snapshot.panics(),
         tried,
         now,
     };
-    let mut tiers = snapshot.tiers_for(tried.len(), rng);
-    let reachable = tiers.find_map(|tier| {
-        let favoured = match (tier.turns(), tier.ring(), tried.key) {
-            (Some(turns), _, _) => rule.next_in_turn(tier, turns),
-            (None, Some(ring), Some(key)) => rule.next_on_ring(tier, ring, key),
-            (None, _, _) => rule.two_choices(tier, rng),
-        };
-        favoured.or_else(|| rule.first(tier, rng))
-    });
-    reachable
+    let anybody = Rule {
+        heeds: false,
+        ..rule
+    };
+    rule.reachable(snapshot, rng)
         .or_else(|| {
-            snapshot
-                .tiers()
-                .iter()
-                .find_map(|tier| rule.least_loaded(tier))
+            rule.heeds
+                .then(|| anybody.reachable(snapshot, rng))
+                .flatten()
+        })
+        .or_else(|| {
+            let mut tiers = snapshot.tiers().iter();
+            tiers.find_map(|tier| rule.least_loaded(tier))
         })
         .map(Entry::candidate)
 }
 
+#[derive(Clone, Copy)]
 struct Rule<'a> {
     policy: Policy,
     median: Option<f32>,
+    /// Ejections count.
+    heeds: bool,
     tried: &'a Tried,
     now: Tick,
 }
 
 impl Rule<'_> {
+    fn reachable<'a, S>(&self, snapshot: &'a Snapshot<S>, rng: &mut Rng) -> Option<&'a Entry<S>> {
+        let mut tiers = snapshot.tiers_for(self.tried.len(), rng);
+        tiers.find_map(|tier| {
+            let favoured = match (tier.turns(), tier.ring(), self.tried.key) {
+                (Some(turns), _, _) => self.next_in_turn(tier, turns),
+                (None, Some(ring), Some(key)) => self.next_on_ring(tier, ring, key),
+                (None, _, _) => self.two_choices(tier, rng),
+            };
+            favoured.or_else(|| self.first(tier, rng))
+        })
+    }
+
     fn two_choices<'a, S>(&self, tier: &'a Tier<S>, rng: &mut Rng) -> Option<&'a Entry<S>> {
         let entries = tier.entries();
         for _ in 0..ROUNDS {
@@ -114,10 +133,12 @@ impl Rule<'_> {
             let first = entries.get(first).filter(|entry| self.may_take(entry));
             let second = entries.get(second).filter(|entry| self.may_take(entry));
             let better = match (first, second) {
+                // Its load says nothing of one that is to be tried: it has none.
+                (Some(due), _) | (_, Some(due)) if due.candidate().is_due(self.now) => Some(due),
                 (Some(first), Some(second)) => self.better(first, second),
                 (one, other) => one.or(other),
             };
-            if let Some(entry) = better.filter(|entry| entry.candidate().claim(self.now)) {
+            if let Some(entry) = better.filter(|entry| self.take(entry)) {
                 return Some(entry);
             }
         }
@@ -129,7 +150,7 @@ impl Rule<'_> {
         let entries = tier.entries();
         (0..TURNS)
             .filter_map(|_| entries.get(turns.next()))
-            .find(|entry| self.may_take(entry) && entry.candidate().claim(self.now))
+            .find(|entry| self.may_take(entry) && self.take(entry))
     }
 
     /// The first from the key on who has room; if nobody has, the first of all.
@@ -147,8 +168,8 @@ impl Rule<'_> {
                 .filter(|entry| self.may_take(entry))
         };
         round()
-            .find(|entry| tier.has_room(entry) && entry.candidate().claim(self.now))
-            .or_else(|| round().find(|entry| entry.candidate().claim(self.now)))
+            .find(|entry| tier.has_room(entry) && self.take(entry))
+            .or_else(|| round().find(|entry| self.take(entry)))
     }
 
     /// Anybody who may be taken, looked for from a random place on.
@@ -158,7 +179,7 @@ impl Rule<'_> {
         after
             .iter()
             .chain(before)
-            .find(|entry| self.may_take(entry) && entry.candidate().claim(self.now))
+            .find(|entry| self.may_take(entry) && self.take(entry))
     }
 
     /// The last resort, when everybody refuses connections.
@@ -177,7 +198,15 @@ impl Rule<'_> {
 
     fn may_take<S>(&self, entry: &Entry<S>) -> bool {
         let candidate = entry.candidate();
-        !self.tried.contains(candidate.id()) && !candidate.is_avoided(self.now)
+        !self.tried.contains(candidate.id())
+            && !candidate.is_avoided(self.now)
+            && (!self.heeds || candidate.admits(self.now))
+    }
+
+    /// Takes an endpoint; a trial is for one request only.
+    fn take<S>(&self, entry: &Entry<S>) -> bool {
+        let candidate = entry.candidate();
+        candidate.claim(self.now) && (candidate.enter(self.now) || !self.heeds)
     }
 
     /// The one with the lower cost. The first wins a tie: it was drawn by weight, so that shares

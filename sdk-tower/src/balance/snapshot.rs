@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::endpoint::Endpoint;
 
@@ -36,6 +36,8 @@ pub(crate) struct Snapshot<S> {
     groups: Box<[Group]>,
     /// What an endpoint without an answer yet is taken for, in seconds: the middle of the others.
     median: Option<f32>,
+    /// Too few are left for ejections to count.
+    panics: AtomicBool,
 }
 
 /// Tiers of one distance, which share the traffic with those of others as far as they are well.
@@ -111,6 +113,7 @@ impl<S> Snapshot<S> {
             tiers: Box::default(),
             groups: Box::default(),
             median: None,
+            panics: AtomicBool::new(false),
         }
     }
 
@@ -152,6 +155,7 @@ impl<S> Snapshot<S> {
             groups: groups(&tiers),
             tiers: tiers.into(),
             median,
+            panics: AtomicBool::new(false),
         };
         snapshot.spread(now);
         snapshot
@@ -207,6 +211,16 @@ impl<S> Snapshot<S> {
             .find(|group| draw < group.bound.load(Ordering::Relaxed))
     }
 
+    /// Whether ejections are ignored, because too few endpoints would be left.
+    pub(crate) fn panics(&self) -> bool {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether they are; only the driver does.
+    pub(crate) fn set_panics(&self, panics: bool) {
+        self.panics.store(panics, Ordering::Relaxed);
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         if !self.known {
             Phase::Unknown
@@ -252,7 +266,7 @@ fn health<S>(tiers: &[Tier<S>], now: Tick) -> Option<f64> {
     for entry in tiers.iter().flat_map(|tier| &tier.entries) {
         let weight = f64::from(entry.weight);
         all += weight;
-        if !entry.candidate.is_avoided(now) {
+        if entry.candidate.is_well(now) {
             well += weight;
         }
     }
@@ -267,16 +281,7 @@ impl<S> Tier<S> {
         before: Option<&Self>,
         rng: &mut Rng,
     ) -> Self {
-        // If all have the same part of their weights, it is as if they had the whole.
-        let mut pairs = entries.windows(2);
-        let alike = pairs.all(|pair| matches!(pair, [one, other] if one.grown == other.grown));
-        let weights: Vec<u64> = entries
-            .iter()
-            .map(|entry| {
-                let grown = if alike { 1 } else { entry.grown };
-                u64::from(entry.weight) * u64::from(grown)
-            })
-            .collect();
+        let weights = drawn(&entries);
         for (entry, relief) in entries.iter_mut().zip(reliefs(&weights)) {
             entry.relief = relief;
         }
@@ -361,6 +366,36 @@ impl<S> Entry<S> {
     pub(crate) fn relief(&self) -> f32 {
         self.relief
     }
+}
+
+/// The weights that endpoints are drawn by: those of the source, each as far as it has grown, times
+/// its factor.
+fn drawn<S>(entries: &[Entry<S>]) -> Vec<u64> {
+    /// Fine enough for a factor of a tenth on a weight of one.
+    const GRAIN: f64 = 100.0;
+    // If all have the same part of their weights, it is as if they had the whole.
+    let mut pairs = entries.windows(2);
+    let alike = pairs.all(|pair| matches!(pair, [one, other] if one.grown == other.grown));
+    let plain = entries.iter().all(|entry| entry.candidate.factor() == 1.0);
+    entries
+        .iter()
+        .map(|entry| {
+            let grown = if alike { 1 } else { entry.grown };
+            let weight = u64::from(entry.weight) * u64::from(grown);
+            if plain || weight == 0 {
+                return weight;
+            }
+            let grown = f64::from(entry.weight) * f64::from(grown);
+            let drawn = (grown * f64::from(entry.candidate.factor()) * GRAIN).max(1.0);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "above zero, and the greatest value stands for all above it"
+            )]
+            let drawn = drawn as u64;
+            drawn
+        })
+        .collect()
 }
 
 /// What one request in flight counts on each.
@@ -491,6 +526,24 @@ mod tests {
         );
         let relief: Vec<f32> = snapshot.entries().map(Entry::relief).collect();
         assert_eq!(relief, [2.0, 2.0 / 3.0]);
+    }
+
+    #[test]
+    fn a_factor_counts_on_top_of_the_weight_and_gives_no_weight_to_one_without() {
+        let members = vec![
+            (candidate(1), 1, 1),
+            (candidate(2), 1, 3),
+            (candidate(3), 1, 0),
+        ];
+        members[0].0.set_factor(1.5);
+        members[1].0.set_factor(0.5);
+        members[2].0.set_factor(9.0);
+        let snapshot = Snapshot::new(members, Tick::default());
+        let relief: Vec<f32> = snapshot.entries().map(Entry::relief).collect();
+        assert_eq!(relief, [1.0, 1.0, 1.0]);
+        let weights: Vec<u32> = snapshot.entries().map(Entry::weight).collect();
+        assert_eq!(weights, [1, 3, 0], "what the source says is told");
+        assert_eq!(ports(&snapshot), [vec![1, 2], vec![3]]);
     }
 
     #[test]

@@ -8,10 +8,13 @@ use futures_core::Stream;
 use http::request::Parts;
 use http::uri::Authority;
 
-use crate::balance::{self, HashKey, MOST_ATTEMPTS, Policy, Rules, Subset};
+use crate::balance::{
+    self, Care, Ejection, HashKey, LoadReport, Lost, MOST_ATTEMPTS, Policy, Rules, Subset,
+};
 use crate::connect::{IDLE_AGES, Pool, Protocol, Settings};
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::{Error, ErrorKind};
+use crate::source::HealthSource;
 use crate::task::Runtime;
 
 use super::request::{Addressing, Name};
@@ -29,6 +32,8 @@ pub struct Builder<S> {
     slow_start: Duration,
     subset: Option<usize>,
     subset_seed: Option<u64>,
+    care: Care,
+    load_report: Option<LoadReport>,
     protocol: Protocol,
     first_resolution: Duration,
     connect_timeout: Duration,
@@ -53,6 +58,8 @@ where
             slow_start: Duration::ZERO,
             subset: None,
             subset_seed: None,
+            care: Care::default(),
+            load_report: None,
             protocol: Protocol::default(),
             first_resolution: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),
@@ -148,6 +155,47 @@ where
     /// subset as before. Any number; default random.
     pub fn subset_seed(mut self, seed: u64) -> Self {
         self.subset_seed = Some(seed);
+        self
+    }
+
+    /// Sets when an endpoint that fares badly is put out of rotation, and for how long.
+    ///
+    /// Default [`Ejection::default`]; [`Ejection::off`] for never.
+    pub fn ejection(mut self, ejection: Ejection) -> Self {
+        self.care.ejection = ejection;
+        self
+    }
+
+    /// Sets the share of the endpoints that has to be well for ejections to count.
+    ///
+    /// Of the endpoints with the lowest priority number, and where they are fewer of those with
+    /// the next. If no priority has so many left that are neither ejected, nor about to be, nor
+    /// refuse connections, requests go to the ejected ones as well: where most of a service is
+    /// bad, what is left would be swamped, and mostly the reason lies behind all of them.
+    /// Endpoints that refuse connections are left alone all the same, until all do: they take no
+    /// load off the others.
+    ///
+    /// 0 to 1; 0 means that ejections always count. Default 0.5, as in Envoy.
+    pub fn panic_threshold(mut self, share: f64) -> Self {
+        self.care.panic_threshold = share;
+        self
+    }
+
+    /// Sets what happens to endpoints when the source loses most of them at one time.
+    ///
+    /// Most is more than the [`panic_threshold`](Self::panic_threshold) allows. Default
+    /// [`Lost::Leave`]: what the source says holds.
+    pub fn lost_endpoints(mut self, lost: Lost) -> Self {
+        self.care.lost = lost;
+        self
+    }
+
+    /// Lets the load that servers report decide on their weights.
+    ///
+    /// Default off: only servers that are known to be honest and of one kind should be believed.
+    pub fn load_report(mut self, report: LoadReport) -> Self {
+        self.care.weighs_reports = true;
+        self.load_report = Some(report);
         self
     }
 
@@ -265,6 +313,18 @@ where
                 )));
             }
         };
+        if let Some(why) = self.care.ejection.refusal() {
+            return Err(invalid(why));
+        }
+        if let Some(why) = self.care.lost.refusal() {
+            return Err(invalid(why));
+        }
+        if !(0.0..=1.0).contains(&self.care.panic_threshold) {
+            return Err(invalid(format!(
+                "panic_threshold is {}; give 0 to 1",
+                self.care.panic_threshold
+            )));
+        }
         let settings = Arc::new(Settings {
             runtime: runtime.clone(),
             protocol: self.protocol,
@@ -281,6 +341,7 @@ where
             policy: self.policy,
             slow_start: self.slow_start,
             subset,
+            care: self.care,
             age_every,
         };
         let balance = balance::start(&runtime, self.source?, rules, make);
@@ -299,12 +360,22 @@ where
                 max_attempts: self.max_attempts,
                 tell_target: self.tell_target,
                 key,
+                load_report: self.load_report,
             }),
             hosts: None,
         })
     }
 }
 
+impl Builder<HealthSource> {
+    /// Calls critical instances as a last resort where fewer than this share of all are well.
+    ///
+    /// See [`HealthSource::critical_below`]. Default 0: critical instances are never called.
+    pub fn critical_below(mut self, share: f64) -> Self {
+        self.source = self.source.map(|source| source.critical_below(share));
+        self
+    }
+}
 /// Far below the time in which the milliseconds of the statistics wrap.
 const LONGEST_SLOW_START: Duration = Duration::from_secs(4 * 24 * 3_600);
 
@@ -318,6 +389,7 @@ impl<S> fmt::Debug for Builder<S> {
             .field("policy", &self.policy)
             .field("slow_start", &self.slow_start)
             .field("subset", &self.subset)
+            .field("care", &self.care)
             .field("protocol", &self.protocol)
             .field("first_resolution", &self.first_resolution)
             .field("connect_timeout", &self.connect_timeout)

@@ -403,6 +403,10 @@ impl Attempts {
         let clock = self.core.balance.clock();
         let now = Instant::now();
         flight.heard();
+        let reports = self.core.load_report.as_ref();
+        if let Some(report) = reports.and_then(|rule| rule.read(response.headers())) {
+            flight.reported(report, clock.at(now));
+        }
         // A server error is as fast as it is useless: taken for a latency it would draw traffic.
         if response.status().is_server_error() {
             flight.failed(clock.at(now));

@@ -5,6 +5,7 @@ mod builder;
 mod future;
 mod request;
 mod service;
+mod status;
 mod upstream;
 
 use std::fmt;
@@ -18,16 +19,17 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use crate::balance::{Balance, Phase, Picker};
-use crate::endpoint::{EndpointSet, Target};
+use crate::endpoint::EndpointSet;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::task::Runtime;
 
-pub use crate::balance::{HashKey, Policy};
+pub use crate::balance::{Ejection, HashKey, LoadReport, Lost, Policy, Reason};
 pub use crate::connect::Protocol;
 pub use body::Body;
 pub use builder::Builder;
 pub use future::ResponseFuture;
 pub use service::ClientBuilder;
+pub use status::{EndpointState, EndpointStatus};
 
 use request::{Addressing, HostCache};
 use upstream::Upstream;
@@ -54,7 +56,8 @@ use upstream::Upstream;
 /// * As long as nothing of it was sent (the endpoint refuses, or the idle connection has just been
 ///   closed), it goes to another endpoint, whatever its method and body, up to
 ///   [`max_attempts`](Builder::max_attempts) endpoints. An endpoint that refuses is left alone for
-///   100 ms, growing to 5 s.
+///   100 ms, growing to 5 s, and is tried sooner where 1,000 requests have passed by.
+/// * An endpoint that accepts requests and fares badly is [ejected](Ejection) for a while.
 /// * A request without a body of which an HTTP/2 server says that it has not processed it (RFC
 ///   9113, 8.7) counts as not sent.
 /// * Else what was sent is not sent again, with one exception: a request with an idempotent method
@@ -100,6 +103,7 @@ struct Core {
     tell_target: bool,
     /// None where keys are not asked for.
     key: Option<Keys>,
+    load_report: Option<LoadReport>,
 }
 
 /// Where the key of a request comes from.
@@ -119,28 +123,6 @@ struct About {
     service: Option<String>,
     /// Tells why the source has not answered.
     trouble: Option<Box<dyn Fn() -> Option<Arc<str>> + Send + Sync>>,
-}
-
-/// How an endpoint of a channel fares, for logs and debugging.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct EndpointStatus {
-    /// Where it listens.
-    pub target: Target,
-    /// How far away it is; 0 is the nearest.
-    pub distance: u16,
-    /// Its priority; a lower number is preferred.
-    pub priority: u16,
-    /// Its share of traffic relative to others of the same priority.
-    pub weight: u32,
-    /// Requests whose response has not ended.
-    pub in_flight: u32,
-    /// The moving average of its latency; none before its first answer.
-    pub latency: Option<Duration>,
-    /// It failed after the last answer: the latency is a penalty and not measured.
-    pub is_penalized: bool,
-    /// It refused connections and is left alone for a while.
-    pub is_avoided: bool,
 }
 
 impl Channel {
@@ -197,29 +179,14 @@ impl Channel {
         }
     }
 
-    /// The endpoints in rotation and how they fare, the preferred ones first.
+    /// The endpoints and how they fare, the preferred ones first; at the end those that have left
+    /// and have requests under way.
+    ///
+    /// It reads a few atomics of each endpoint and copies its target: cheap enough for a page that
+    /// shows it each second, and no request waits for it.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
-        let now = self.core.balance.now();
-        self.core
-            .balance
-            .snapshot()
-            .entries()
-            .map(|entry| {
-                let candidate = entry.candidate();
-                let estimate = candidate.estimate();
-                EndpointStatus {
-                    target: candidate.target().clone(),
-                    distance: entry.distance(),
-                    priority: entry.priority(),
-                    weight: entry.weight(),
-                    in_flight: candidate.in_flight(),
-                    latency: estimate.map(|known| known.latency()),
-                    is_penalized: estimate.is_some_and(|known| known.is_penalty()),
-                    is_avoided: candidate.is_avoided(now),
-                }
-            })
-            .collect()
+        EndpointStatus::all(&self.core.balance)
     }
 }
 

@@ -14,6 +14,7 @@ use lictor::watch::{self, Watch};
 use super::place::{Nearness, Place};
 use super::{Source, Status};
 use crate::endpoint::{Endpoint, EndpointSet, Host, Target};
+use crate::error::Error;
 
 /// Endpoints from a watch of a service's health.
 ///
@@ -62,6 +63,8 @@ pub struct HealthSource {
     told: Option<EndpointSet>,
     /// How many instances could not be called when this was last said.
     skipped: usize,
+    /// If a smaller share of the instances is well, those that are critical are told, too.
+    least_well: f64,
     /// A stream that has ended must not be polled again.
     ended: bool,
 }
@@ -75,6 +78,7 @@ impl HealthSource {
             nearness: Nearness::Unasked,
             told: None,
             skipped: 0,
+            least_well: 0.0,
             ended: false,
         }
     }
@@ -120,21 +124,36 @@ impl HealthSource {
         self
     }
 
+    /// Tells critical instances as a last resort where too few are well.
+    ///
+    /// If fewer than this share of the instances are passing or warning, those that are critical
+    /// become endpoints with the greatest priority number: they are called when nobody else can
+    /// be. A partition between Consul and most of the instances does that to a service that is
+    /// well. Instances in maintenance are never called, and where nobody is passing or warning
+    /// Consul is believed.
+    ///
+    /// 0 to 1, what lies outside counts as the nearer of both. 0, the default, tells no critical
+    /// instance. 0.5 is where Envoy stops to believe in health.
+    #[must_use]
+    pub fn critical_below(mut self, share: f64) -> Self {
+        self.least_well = share.clamp(0.0, 1.0);
+        self
+    }
+
     /// The endpoints of these instances, those that were told before shared with that set.
     fn read(&mut self, entries: &[Arc<ServiceEntry>]) -> EndpointSet {
         let mut skipped = 0;
         let mut example = None;
         let mut endpoints = Vec::with_capacity(entries.len());
+        let mut critical = Vec::new();
         for entry in entries {
-            match Instance::of(entry).endpoint() {
+            let instance = Instance::of(entry);
+            match instance.endpoint() {
                 Ok(Some(endpoint)) => {
-                    let node = entry.node();
-                    let datacenter = node.datacenter().map(Datacenter::as_str);
-                    let place = (node.name().as_str(), datacenter);
-                    let distance = self.nearness.distance(place, endpoints.len());
+                    let distance = self.distance(entry, endpoints.len());
                     endpoints.push(self.shared(endpoint.with_distance(distance)));
                 }
-                Ok(None) => {}
+                Ok(None) => critical.extend(instance.last_resort()),
                 Err(why) => {
                     skipped += 1;
                     example.get_or_insert((why, entry));
@@ -147,7 +166,28 @@ impl HealthSource {
             tracing::warn!(name, skipped, id, %why, "instances name nobody to call");
         }
         self.skipped = skipped;
+        if are_needed(endpoints.len(), critical.len(), self.least_well) {
+            // Behind everybody else, wherever they are.
+            let far = endpoints.iter().map(|endpoint| endpoint.distance()).max();
+            let far = far.unwrap_or_default();
+            let resort = critical
+                .into_iter()
+                .map(|endpoint| endpoint.with_distance(far));
+            endpoints.extend(
+                resort
+                    .map(|endpoint| self.shared(endpoint))
+                    .collect::<Vec<_>>(),
+            );
+        }
         endpoints.into_iter().collect()
+    }
+
+    /// How far away an instance is, if so many are listed before it.
+    fn distance(&self, entry: &ServiceEntry, before: usize) -> u16 {
+        let node = entry.node();
+        let datacenter = node.datacenter().map(Datacenter::as_str);
+        let place = (node.name().as_str(), datacenter);
+        self.nearness.distance(place, before)
     }
 
     fn shared(&self, endpoint: Endpoint) -> Arc<Endpoint> {
@@ -268,13 +308,34 @@ impl<'a> Instance<'a> {
             Health::Passing | Health::Warning => {}
             _ => return Ok(None),
         }
+        let target = self.target().map_err(|why| why.to_string())?;
+        Ok(Some(Endpoint::new(target).with_weight(self.weight)))
+    }
+
+    /// The endpoint of an instance that is critical, for when too few are well.
+    fn last_resort(&self) -> Option<Endpoint> {
+        let target = self.target().ok()?;
+        let is_critical = matches!(self.health, Health::Critical);
+        is_critical.then(|| Endpoint::new(target).with_priority(u16::MAX))
+    }
+
+    fn target(&self) -> Result<Target, Error> {
         let host = match self.address.parse::<IpAddr>() {
             Ok(ip) => Host::Ip(ip),
             Err(_) => Host::Name(self.address.into()),
         };
-        let target = Target::new(host, self.port).map_err(|why| why.to_string())?;
-        Ok(Some(Endpoint::new(target).with_weight(self.weight)))
+        Target::new(host, self.port)
     }
+}
+
+/// Whether so few are well beside those that are critical that these are told.
+fn are_needed(well: usize, critical: usize, least_well: f64) -> bool {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a number of instances is far below 2^52"
+    )]
+    let is_below = (well as f64) < (well + critical) as f64 * least_well;
+    well > 0 && is_below
 }
 
 #[cfg(test)]

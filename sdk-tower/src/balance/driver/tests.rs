@@ -4,7 +4,7 @@ use std::task::Context;
 
 use tokio::sync::mpsc;
 
-use crate::balance::{Choice, Picker, Tried};
+use crate::balance::{Care, Choice, InFlight, Lost, Picker, Tick, Tried};
 
 use super::*;
 
@@ -72,6 +72,13 @@ type Service = (
 
 fn service() -> Service {
     service_with(Rules::of(Policy::PeakEwma))
+}
+
+fn service_under(care: Care) -> Service {
+    service_with(Rules {
+        care,
+        ..Rules::of(Policy::PeakEwma)
+    })
 }
 
 fn service_with(rules: Rules) -> Service {
@@ -329,4 +336,119 @@ async fn the_share_of_the_near_ones_follows_how_many_are_well() {
     candidates.iter().for_each(|c| c.connected());
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(near(&balance), 1.0);
+}
+
+fn member(balance: &Balance<Recorded>, port: u16) -> Arc<Candidate<Recorded>> {
+    let snapshot = balance.snapshot();
+    let candidates = snapshot.entries().map(|entry| entry.candidate());
+    let mut those = candidates.filter(|candidate| candidate.target().port() == port);
+    Arc::clone(those.next().unwrap())
+}
+
+fn begin(candidate: &Arc<Candidate<Recorded>>, now: Tick) -> InFlight<Recorded> {
+    InFlight::begin(Arc::clone(candidate), now)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_fails_is_ejected_before_the_next_sweep_and_comes_back() {
+    let (tell, balance, _log) = service();
+    tell.send(set(&[1, 2, 3])).unwrap();
+    known(&balance, &[1, 2, 3]).await;
+    let bad = member(&balance, 2);
+    let begun = Instant::now();
+    for _ in 0..5 {
+        bad.failed(balance.now());
+    }
+    while !bad.standing().is_out() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let now = balance.now();
+    assert!(bad.is_due(now) && bad.enter(now) && !bad.enter(now));
+    for _ in 0..5 {
+        bad.answered(Duration::from_millis(1), now);
+    }
+    assert!(!bad.standing().is_out());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_left_is_known_until_its_requests_have_ended() {
+    let (tell, balance, _log) = service();
+    tell.send(set(&[1, 2])).unwrap();
+    known(&balance, &[1, 2]).await;
+    let flight = begin(&member(&balance, 1), balance.now());
+    tell.send(set(&[2])).unwrap();
+    known(&balance, &[2]).await;
+    let ports = || {
+        let leaving = balance.leaving();
+        let ports = leaving.iter().map(|candidate| candidate.target().port());
+        ports.collect::<Vec<_>>()
+    };
+    while ports().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ports(), [1]);
+    let left = Arc::downgrade(&flight);
+    drop(flight);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(
+        left.upgrade().is_none(),
+        "it is let go without being asked for"
+    );
+    assert!(ports().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_that_the_source_loses_at_once_stay_for_the_time_given() {
+    let (tell, balance, log) = service_under(Care {
+        lost: Lost::Stay(Duration::from_secs(60)),
+        ..Care::default()
+    });
+    tell.send(set(&[1, 2, 3, 4])).unwrap();
+    known(&balance, &[1, 2, 3, 4]).await;
+    let kept = member(&balance, 1);
+    tell.send(set(&[4])).unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    known(&balance, &[1, 2, 3, 4]).await;
+    assert!(Arc::ptr_eq(&kept, &member(&balance, 1)));
+    assert!(log.retired().is_empty());
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    known(&balance, &[4]).await;
+    assert_eq!(log.retired(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_default_endpoints_leave_however_many_they_are() {
+    let (tell, balance, log) = service();
+    tell.send(set(&[1, 2, 3, 4])).unwrap();
+    known(&balance, &[1, 2, 3, 4]).await;
+    tell.send(set(&[4])).unwrap();
+    known(&balance, &[4]).await;
+    tokio::task::yield_now().await;
+    assert_eq!(log.retired(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_of_load_move_the_shares() {
+    let (tell, balance, log) = service_under(Care {
+        weighs_reports: true,
+        ..Care::default()
+    });
+    tell.send(set(&[1, 2])).unwrap();
+    known(&balance, &[1, 2]).await;
+    for _ in 0..15 {
+        member(&balance, 1).reported(Ok(100.0), balance.now());
+        member(&balance, 2).reported(Ok(300.0), balance.now());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut picker = Picker::new(&balance);
+    let mut first = 0_u32;
+    for _ in 0..20_000 {
+        if let Choice::Picked(flight) = picker.pick(&balance, None, balance.now()) {
+            first += u32::from(flight.target().port() == 1);
+        }
+    }
+    assert!((4_500..5_500).contains(&first), "{first} of 20000");
+    assert_eq!(log.made(), [1, 2]);
 }

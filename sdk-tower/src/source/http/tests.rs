@@ -67,3 +67,30 @@ fn nonsense_is_nobody_and_says_why() {
         assert!(why.contains(says), "{address:?}:{port}: {why}");
     }
 }
+
+#[test]
+fn critical_instances_are_told_where_too_few_are_well_but_not_where_nobody_is() {
+    assert!(are_needed(1, 9, 0.5));
+    assert!(are_needed(4, 6, 0.5));
+    assert!(!are_needed(5, 5, 0.5));
+    assert!(!are_needed(0, 10, 0.5));
+    assert!(!are_needed(1, 9, 0.0));
+    assert!(!are_needed(10, 0, 1.0));
+    assert!(!are_needed(0, 0, 1.0));
+}
+
+#[test]
+fn a_critical_instance_is_a_last_resort_and_one_in_maintenance_is_none() {
+    let with = |health, port| {
+        let instance = Instance {
+            health,
+            port,
+            ..PLAIN
+        };
+        instance.last_resort().map(|endpoint| endpoint.priority())
+    };
+    assert_eq!(with(Health::Critical, 80), Some(u16::MAX));
+    assert_eq!(with(Health::Critical, 0), None);
+    assert_eq!(with(Health::Maintenance, 80), None);
+    assert_eq!(with(Health::Unknown, 80), None);
+}

@@ -1,0 +1,275 @@
+//! Putting endpoints out of rotation and noticing that they are back; the driver does it.
+//!
+//! A sweep looks at all endpoints at once: some reasons are comparisons, and how many may be out
+//! is a matter of all. It runs every [`EVERY`], and at once when an endpoint says that it has a
+//! reason or that its trial is decided.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::candidate::Candidate;
+use super::eject::Reason;
+use super::judge::{self, Latencies, Tally, Window};
+use super::lost::is_share;
+use super::snapshot::{Entry, Snapshot, Tier};
+use super::standing::{Stage, Standing};
+use super::tick::Tick;
+use super::ward::Ward;
+
+/// How often endpoints are looked at: often enough that what was repaired is back within two
+/// seconds, seldom enough to cost a program at rest nothing to speak of.
+pub(crate) const EVERY: Duration = Duration::from_millis(500);
+
+/// After so many requests to the service a failing endpoint is asked again, whatever its time:
+/// one request in a thousand finds out that it is well.
+const PASSED: u64 = 1_000;
+
+/// Who is judged, and what was seen of them so far.
+#[derive(Debug)]
+pub(crate) struct Sweeper {
+    ward: Arc<Ward>,
+    /// The share of a tier that has to be left for ejections to count.
+    threshold: f64,
+    records: HashMap<u32, Record>,
+    panicked: bool,
+}
+
+/// What is remembered of an endpoint from sweep to sweep.
+#[derive(Debug)]
+struct Record {
+    window: Window,
+    /// Grows with each failure and each refusal.
+    trouble: u64,
+    /// The requests of the whole service when there was trouble last.
+    passed: u64,
+    /// How it stood at the last sweep.
+    stood: Standing,
+}
+
+/// An endpoint in the course of one sweep.
+struct Seen<'a, S> {
+    candidate: &'a Arc<Candidate<S>>,
+    tally: Tally,
+    recent: Tally,
+}
+
+impl Sweeper {
+    pub(crate) fn new(ward: Arc<Ward>, threshold: f64) -> Self {
+        Self {
+            ward,
+            threshold,
+            records: HashMap::new(),
+            panicked: false,
+        }
+    }
+
+    /// Looks at all endpoints of a snapshot.
+    pub(crate) fn sweep<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
+        let seen = self.read(snapshot, now);
+        self.hasten(&seen, now);
+        if !self.ward.is_off() {
+            self.tell_slowness(&seen);
+            self.judge(&seen, now);
+            self.look_after(&seen, now);
+        }
+        self.weigh(snapshot, now);
+    }
+
+    /// Forgets endpoints that have left.
+    pub(crate) fn forget<S>(&mut self, snapshot: &Snapshot<S>) {
+        if self.records.len() > snapshot.entries().count() {
+            let ids: HashSet<u32> = snapshot
+                .entries()
+                .map(|entry| entry.candidate().id())
+                .collect();
+            self.records.retain(|id, _| ids.contains(id));
+        }
+    }
+
+    fn read<'a, S>(&mut self, snapshot: &'a Snapshot<S>, now: Tick) -> Vec<Seen<'a, S>> {
+        let enough = self.ward.ejection().success_rate_requests;
+        snapshot
+            .entries()
+            .map(|entry| {
+                let candidate = entry.candidate();
+                let tally = candidate.tally();
+                let record = self
+                    .records
+                    .entry(candidate.id())
+                    .or_insert_with(|| Record {
+                        window: Window::new(tally, now),
+                        trouble: 0,
+                        passed: 0,
+                        stood: Standing::default(),
+                    });
+                if candidate.standing().is_out() {
+                    // What led to it is not held against it when it is back.
+                    record.window = Window::new(tally, now);
+                }
+                Seen {
+                    candidate,
+                    tally,
+                    recent: record.window.read(tally, now, enough),
+                }
+            })
+            .collect()
+    }
+
+    /// Lets failing endpoints be asked again when enough requests have passed by.
+    fn hasten<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
+        let total: u64 = seen.iter().map(|one| one.tally.requests()).sum();
+        for one in seen {
+            let Some(record) = self.records.get_mut(&one.candidate.id()) else {
+                continue;
+            };
+            let refusals = one.candidate.refusal().map_or(0, |(count, _)| count);
+            let trouble = one.tally.failures.wrapping_add(u64::from(refusals));
+            if trouble != record.trouble {
+                record.trouble = trouble;
+                record.passed = total;
+            }
+            let standing = one.candidate.standing();
+            let asks = match standing.stage() {
+                Stage::Ready => {
+                    let estimate = one.candidate.estimate();
+                    refusals > 0 || estimate.is_some_and(|known| known.is_penalty())
+                }
+                Stage::Ejected => matches!(
+                    standing.why(),
+                    Some(Reason::ConsecutiveFailures | Reason::SuccessRate)
+                ),
+                Stage::Due | Stage::Spared | Stage::Probing | Stage::Returning => false,
+            };
+            // Endpoints that leave take their counts with them.
+            if asks && total.saturating_sub(record.passed) >= PASSED {
+                record.passed = total;
+                one.candidate.hasten(now);
+            } else if total < record.passed {
+                record.passed = total;
+            }
+        }
+    }
+
+    fn tell_slowness<S>(&self, seen: &[Seen<'_, S>]) {
+        let known = |one: &Seen<'_, S>| {
+            let estimate = one.candidate.estimate().filter(|e| !e.is_penalty());
+            estimate.map(|estimate| estimate.latency().as_secs_f32())
+        };
+        let latencies = Latencies::new(seen.iter().filter_map(known).collect());
+        for one in seen {
+            let limit = latencies.limit(self.ward.ejection(), known(one));
+            one.candidate.set_slow_above(limit);
+        }
+    }
+
+    fn judge<S>(&self, seen: &[Seen<'_, S>], now: Tick) {
+        let ejection = self.ward.ejection();
+        let most = ejection.most(seen.len());
+        // The set may have shrunk: those go back first whose time is over first. The keys are
+        // read once, because a trial may end meanwhile.
+        let mut out: Vec<_> = seen
+            .iter()
+            .filter_map(|one| {
+                let standing = one.candidate.standing();
+                let wait = match standing.stage() {
+                    Stage::Returning => 0,
+                    _ => standing.at().millis_since(now),
+                };
+                standing.is_out().then_some((wait, one.candidate))
+            })
+            .collect();
+        out.sort_by_key(|(wait, _)| *wait);
+        for (_, candidate) in out.iter().take(out.len().saturating_sub(most)) {
+            let standing = candidate.standing();
+            candidate.put(standing, standing.returned(now));
+        }
+        let mut places = most.saturating_sub(out.len());
+
+        let rates: Vec<Tally> = seen.iter().map(|one| one.recent).collect();
+        let least = judge::least_success(ejection, &rates);
+        let mut bad = Vec::new();
+        for one in seen {
+            let standing = one.candidate.standing();
+            if standing.is_out() {
+                continue;
+            }
+            let rate = judge::rate(ejection, one.recent);
+            let fails = || matches!((rate, least), (Some(rate), Some(least)) if rate < least);
+            let slow = ejection.latency > 0.0 && one.recent.is_slow();
+            let reason = one
+                .candidate
+                .own_fault()
+                .or_else(|| fails().then_some(Reason::SuccessRate))
+                .or_else(|| slow.then_some(Reason::Latency));
+            match reason {
+                Some(reason) => bad.push((reason, standing, one.candidate)),
+                None if standing.stage() == Stage::Spared => {
+                    one.candidate.put(standing, standing.pardoned());
+                }
+                None => {}
+            }
+        }
+        bad.sort_by_key(|(reason, ..)| *reason);
+        for (reason, standing, candidate) in bad {
+            if places > 0 {
+                let time = |level| candidate.time(level, Some(reason), now);
+                if candidate.put(standing, standing.ejected(reason, now, time)) {
+                    places -= 1;
+                }
+            } else {
+                candidate.put(standing, standing.spared(reason));
+            }
+        }
+    }
+
+    /// What time does to the standings, and what the log is told of them.
+    fn look_after<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
+        for Seen { candidate, .. } in seen {
+            let standing = candidate.standing();
+            let aged = standing.aged(now);
+            if aged != standing {
+                candidate.put(standing, aged);
+            }
+            let Some(record) = self.records.get_mut(&candidate.id()) else {
+                continue;
+            };
+            let before = std::mem::replace(&mut record.stood, standing);
+            let target = candidate.target();
+            match (before.is_out(), standing.is_out()) {
+                (false, true) => {
+                    let time = Duration::from_millis(standing.at().millis_since(now).into());
+                    let why = standing.why().map(tracing::field::display);
+                    tracing::info!(%target, why, ?time, "endpoint is ejected");
+                }
+                (true, false) => tracing::info!(%target, "endpoint is back in rotation"),
+                (false, false) | (true, true) => {}
+            }
+        }
+    }
+
+    /// Tells the snapshot whether too few are left for ejections to count.
+    ///
+    /// Where one tier has enough left, it takes over, and nobody has to put up with bad endpoints:
+    /// Envoy's rule, too.
+    fn weigh<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
+        let is_well = |entry: &&Entry<S>| entry.candidate().is_well(now);
+        let is_enough = |tier: &Tier<S>| {
+            let left = tier.entries().iter().filter(is_well).count();
+            is_share(left, tier.entries().len(), self.threshold)
+        };
+        let panics = !snapshot.tiers().is_empty() && !snapshot.tiers().iter().any(is_enough);
+        snapshot.set_panics(panics);
+        if std::mem::replace(&mut self.panicked, panics) == panics {
+            return;
+        }
+        if panics {
+            tracing::warn!("too few endpoints are well: ejections are ignored");
+        } else {
+            tracing::info!("enough endpoints are well again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
