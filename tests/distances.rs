@@ -5,8 +5,8 @@ mod consul {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use bytes::Bytes;
     use ::http::Request;
+    use bytes::Bytes;
     use http_body_util::{BodyExt, Empty};
     use lictor::Client;
     use lictor_tower::Channel;
