@@ -170,7 +170,6 @@ where
             .collect();
         let now = balance.now();
         let snapshot = Snapshot::new(members, now);
-        self.sweeper.forget(&snapshot);
         // The share that may be out is that of this set from its first moment on.
         self.sweeper.sweep(&snapshot, now);
         balance.publish(snapshot);

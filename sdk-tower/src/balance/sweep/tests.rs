@@ -1,5 +1,5 @@
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 use crate::balance::candidate::InFlight;
 use crate::balance::eject::Ejection;
@@ -71,7 +71,6 @@ impl World {
         let listed = listed.filter(|(_, priority)| **priority > 0);
         let listed = listed.map(|(member, priority)| (Arc::clone(member), *priority, 1));
         self.snapshot = Snapshot::new(listed.collect(), at(now));
-        self.sweeper.forget(&self.snapshot);
         self.sweep(now);
     }
 
