@@ -21,6 +21,10 @@ use super::ward::Ward;
 /// seconds, seldom enough to cost a program at rest nothing to speak of.
 pub(crate) const EVERY: Duration = Duration::from_millis(500);
 
+/// How far apart sweeps are that endpoints ask for: where thousands of endpoints flap, the task
+/// has something else to do, too.
+pub(crate) const LEAST_APART: Duration = Duration::from_millis(20);
+
 /// After so many requests to the service a failing endpoint is asked again, whatever its time:
 /// one request in a thousand finds out that it is well.
 const PASSED: u64 = 1_000;
@@ -259,7 +263,9 @@ impl Sweeper {
             let left = tier.entries().iter().filter(is_well).count();
             is_share(left, tier.entries().len(), self.threshold)
         };
-        let panics = !snapshot.tiers().is_empty() && !snapshot.tiers().iter().any(is_enough);
+        // Where nobody is ejected, there is nothing to ignore.
+        let any = |entry: &Entry<S>| entry.candidate().standing().is_missing();
+        let panics = snapshot.entries().any(any) && !snapshot.tiers().iter().any(is_enough);
         snapshot.set_panics(panics);
         if std::mem::replace(&mut self.panicked, panics) == panics {
             return;
