@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_core::Stream;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until};
 
 use crate::endpoint::{Endpoint, EndpointSet, Target};
 use crate::task::{Runtime, StopSignal, Worker};
@@ -131,6 +131,7 @@ where
         let mut sweeping = interval_at(Instant::now() + sweep::EVERY, sweep::EVERY);
         sweeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ward = Arc::clone(&self.ward);
+        let mut quiet_until = Instant::now();
         let mut ended = false;
         let mut round = 0;
         loop {
@@ -160,10 +161,11 @@ where
                         return;
                     }
                 }
-                () = ward.told() => {
+                () = told(&ward, quiet_until) => {
                     if self.sweep().is_none() {
                         return;
                     }
+                    quiet_until = Instant::now() + sweep::LEAST_APART;
                 }
                 _ = sweeping.tick() => {
                     round += 1;
@@ -236,7 +238,6 @@ where
         let (seats, rules) = (&self.seats, &self.rules);
         let snapshot = Snapshot::arranged(seats, rules, &before, &mut self.rng, now);
         self.spreading = snapshot.has_distances();
-        self.sweeper.forget(&snapshot);
         // The share that may be out is that of this set from its first moment on.
         self.sweeper.sweep(&snapshot, now);
         snapshot.spread(now);
@@ -315,6 +316,14 @@ where
         member.seen = round;
         member
     }
+}
+
+/// Waits for news of an endpoint, but not before a time.
+async fn told(ward: &Ward, quiet_until: Instant) {
+    if Instant::now() < quiet_until {
+        sleep_until(quiet_until).await;
+    }
+    ward.told().await;
 }
 
 struct Newest {

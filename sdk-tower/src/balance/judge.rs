@@ -131,7 +131,7 @@ pub(crate) struct Latencies(Vec<f32>);
 
 impl Latencies {
     pub(crate) fn new(mut seconds: Vec<f32>) -> Self {
-        seconds.sort_by(f32::total_cmp);
+        seconds.sort_unstable_by(f32::total_cmp);
         Self(seconds)
     }
 

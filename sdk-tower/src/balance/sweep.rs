@@ -4,7 +4,7 @@
 //! is a matter of all. It runs every [`EVERY`], and at once when an endpoint says that it has a
 //! reason or that its trial is decided.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,10 @@ use super::ward::Ward;
 /// seconds, seldom enough to cost a program at rest nothing to speak of.
 pub(crate) const EVERY: Duration = Duration::from_millis(500);
 
+/// How far apart sweeps are that endpoints ask for: where thousands of endpoints flap, the task
+/// has something else to do, too.
+pub(crate) const LEAST_APART: Duration = Duration::from_millis(20);
+
 /// After so many requests to the service a failing endpoint is asked again, whatever its time:
 /// one request in a thousand finds out that it is well.
 const PASSED: u64 = 1_000;
@@ -31,13 +35,15 @@ pub(crate) struct Sweeper {
     ward: Arc<Ward>,
     /// The share of a tier that has to be left for ejections to count.
     threshold: f64,
-    records: HashMap<u32, Record>,
+    /// In the order of the last snapshot.
+    records: Vec<Record>,
     panicked: bool,
 }
 
 /// What is remembered of an endpoint from sweep to sweep.
 #[derive(Debug)]
 struct Record {
+    id: u32,
     window: Window,
     /// Grows with each failure and each refusal.
     trouble: u64,
@@ -59,13 +65,14 @@ impl Sweeper {
         Self {
             ward,
             threshold,
-            records: HashMap::new(),
+            records: Vec::new(),
             panicked: false,
         }
     }
 
     /// Looks at all endpoints of a snapshot.
     pub(crate) fn sweep<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
+        self.align(snapshot, now);
         let seen = self.read(snapshot, now);
         self.hasten(&seen, now);
         if !self.ward.is_off() {
@@ -76,33 +83,37 @@ impl Sweeper {
         self.weigh(snapshot, now);
     }
 
-    /// Forgets endpoints that have left.
-    pub(crate) fn forget<S>(&mut self, snapshot: &Snapshot<S>) {
-        if self.records.len() > snapshot.entries().count() {
-            let ids: HashSet<u32> = snapshot
-                .entries()
-                .map(|entry| entry.candidate().id())
-                .collect();
-            self.records.retain(|id, _| ids.contains(id));
+    /// Puts the records into the order of the snapshot, and forgets endpoints that have left.
+    fn align<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
+        let ids = || snapshot.entries().map(|entry| entry.candidate().id());
+        if ids().eq(self.records.iter().map(|record| record.id)) {
+            return;
         }
+        let records = std::mem::take(&mut self.records).into_iter();
+        let mut known: HashMap<u32, Record> = records.map(|record| (record.id, record)).collect();
+        self.records = snapshot
+            .entries()
+            .map(|entry| {
+                let candidate = entry.candidate();
+                let new = || Record {
+                    id: candidate.id(),
+                    window: Window::new(candidate.tally(), now),
+                    trouble: 0,
+                    passed: 0,
+                    stood: Standing::default(),
+                };
+                known.remove(&candidate.id()).unwrap_or_else(new)
+            })
+            .collect();
     }
 
     fn read<'a, S>(&mut self, snapshot: &'a Snapshot<S>, now: Tick) -> Vec<Seen<'a, S>> {
         let enough = self.ward.ejection().success_rate_requests;
-        snapshot
-            .entries()
-            .map(|entry| {
+        let entries = snapshot.entries().zip(&mut self.records);
+        entries
+            .map(|(entry, record)| {
                 let candidate = entry.candidate();
                 let tally = candidate.tally();
-                let record = self
-                    .records
-                    .entry(candidate.id())
-                    .or_insert_with(|| Record {
-                        window: Window::new(tally, now),
-                        trouble: 0,
-                        passed: 0,
-                        stood: Standing::default(),
-                    });
                 if candidate.standing().is_out() {
                     // What led to it is not held against it when it is back.
                     record.window = Window::new(tally, now);
@@ -119,10 +130,7 @@ impl Sweeper {
     /// Lets failing endpoints be asked again when enough requests have passed by.
     fn hasten<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
         let total: u64 = seen.iter().map(|one| one.tally.requests()).sum();
-        for one in seen {
-            let Some(record) = self.records.get_mut(&one.candidate.id()) else {
-                continue;
-            };
+        for (one, record) in seen.iter().zip(&mut self.records) {
             let refusals = one.candidate.refusal().map_or(0, |(count, _)| count);
             let trouble = one.tally.failures.wrapping_add(u64::from(refusals));
             if trouble != record.trouble {
@@ -225,15 +233,12 @@ impl Sweeper {
 
     /// What time does to the standings, and what the log is told of them.
     fn look_after<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
-        for Seen { candidate, .. } in seen {
+        for (Seen { candidate, .. }, record) in seen.iter().zip(&mut self.records) {
             let standing = candidate.standing();
             let aged = standing.aged(now);
             if aged != standing {
                 candidate.put(standing, aged);
             }
-            let Some(record) = self.records.get_mut(&candidate.id()) else {
-                continue;
-            };
             let before = std::mem::replace(&mut record.stood, standing);
             let target = candidate.target();
             match (before.is_out(), standing.is_out()) {
@@ -258,7 +263,9 @@ impl Sweeper {
             let left = tier.entries().iter().filter(is_well).count();
             is_share(left, tier.entries().len(), self.threshold)
         };
-        let panics = !snapshot.tiers().is_empty() && !snapshot.tiers().iter().any(is_enough);
+        // Where nobody is ejected, there is nothing to ignore.
+        let any = |entry: &Entry<S>| entry.candidate().standing().is_missing();
+        let panics = snapshot.entries().any(any) && !snapshot.tiers().iter().any(is_enough);
         snapshot.set_panics(panics);
         if std::mem::replace(&mut self.panicked, panics) == panics {
             return;

@@ -1,5 +1,5 @@
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
 use crate::balance::candidate::InFlight;
 use crate::balance::eject::Ejection;
@@ -71,7 +71,6 @@ impl World {
         let listed = listed.filter(|(_, priority)| **priority > 0);
         let listed = listed.map(|(member, priority)| (Arc::clone(member), *priority, 1));
         self.snapshot = Snapshot::new(listed.collect(), at(now));
-        self.sweeper.forget(&self.snapshot);
         self.sweep(now);
     }
 
@@ -351,18 +350,27 @@ fn where_another_priority_is_well_nobody_puts_up_with_bad_endpoints() {
 }
 
 #[test]
-fn one_that_refuses_is_left_alone_even_in_a_panic() {
+fn those_that_refuse_are_left_alone_even_in_a_panic() {
     let mut world = World::new(4);
-    for id in 1..=3 {
+    for id in [2, 3] {
         world.members[id - 1].refused(at(0));
     }
     world.sweep(0);
+    assert!(!world.snapshot.panics(), "nobody is ejected");
+    world.fail(1, 5, 0);
+    world.sweep(0);
     assert!(world.snapshot.panics());
+    let mut got = [0; 4];
     for _ in 0..100 {
-        assert_eq!(world.pick(Policy::PendingRequests, 10).unwrap().id(), 4);
+        let member = world.pick(Policy::PendingRequests, 10).unwrap();
+        got[member.id() as usize - 1] += 1;
     }
+    assert!(got[0] > 30 && got[3] > 30, "{got:?}");
+    assert_eq!(got[1..3], [0, 0]);
     // Unless nobody is left.
-    world.members[3].refused(at(0));
+    for id in [1, 4] {
+        world.members[id - 1].refused(at(0));
+    }
     assert!(world.pick(Policy::PendingRequests, 10).is_some());
 }
 
