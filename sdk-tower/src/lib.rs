@@ -32,6 +32,8 @@
 //! | choose instances by tag, filter or datacenter | [`source::HealthSource`] of your own watch, and [`Channel::from_source`] |
 //! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
+//! | have failed requests repeated, or slow ones hedged | [`retry`], [`channel::Builder::retry`] |
+//! | bound how many requests are under way and waiting | [`channel::Builder::max_in_flight`] |
 //! | balance something else than HTTP with tower | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -42,7 +44,9 @@
 //! - An endpoint that did not change keeps its connections and its statistics, whatever happens to
 //!   the others. One that is removed gets no further request; what is under way on it finishes.
 //! - A request that was not sent goes to another endpoint, whatever its method and body. What was
-//!   sent is not sent again, but for one case that [`Channel`] names.
+//!   sent is not sent again, but for one case that [`Channel`] names, or where a
+//!   [`RetryPolicy`](retry::RetryPolicy) says so: within a budget, and never what may not be
+//!   repeated.
 //! - A pick takes no lock and allocates nothing, and costs the same for ten endpoints as for ten
 //!   thousand. A channel runs one task that follows its source, and one for each connection; all
 //!   end with the channel.
@@ -59,6 +63,9 @@ pub mod endpoint;
 // Who is there.
 pub mod source;
 pub mod discover;
+
+// What is a failure, and what is done about it.
+pub mod retry;
 
 // How a request gets to an endpoint.
 mod task;

@@ -7,10 +7,14 @@
 )]
 
 mod body;
+mod bounds;
 mod deadlines;
 mod failover;
+mod hedge;
 mod http2;
 mod membership;
+mod retry;
+mod scripted;
 mod silence;
 mod spread;
 mod support;
