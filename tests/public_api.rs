@@ -13,6 +13,7 @@ use lictor::transport::Tls;
 use lictor::watch::{Changes, Difference, Snapshot, Status, Watch};
 use lictor_tower::Channel;
 use lictor_tower::endpoint::{Endpoint, EndpointSet, Target};
+use lictor_tower::retry::{Budget, Hedge, MayRepeat, Outcome, RetryPolicy, Verdict};
 use lictor_tower::source::{HealthSource, SrvSource};
 
 fn shared<T: Send + Sync + 'static>() {}
@@ -42,6 +43,8 @@ fn handles_are_shared_between_threads_and_cloned() {
     cheap::<Endpoint>();
     cheap::<EndpointSet>();
     cheap::<Target>();
+    cheap::<(Budget, Hedge, MayRepeat, RetryPolicy, Verdict)>();
+    cheap::<Outcome<'static>>();
     cheap::<Agent>();
     cheap::<(Election, Term, Role, LeaderView<String>)>();
     shared::<Leadership>();

@@ -1,9 +1,11 @@
 //! A request that takes long is sent to a second endpoint as well.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use lictor_tower::channel::Channel;
+use lictor_tower::channel::{Channel, Policy};
 use lictor_tower::error::ErrorKind;
 use lictor_tower::retry::{Budget, Hedge, RetryPolicy};
 use tokio::time::Instant;
@@ -45,7 +47,9 @@ async fn the_first_answer_wins_and_the_other_attempt_is_dropped() {
     let stuck = Scripted::start(stuck_after(1)).await;
     let good = Scripted::start(|_| ok()).await;
     let (_registry, channel) = over(&[&stuck, &good], |builder| {
-        builder.hedge(Hedge::after(ms(40)))
+        builder
+            .policy(Policy::PendingRequests)
+            .hedge(Hedge::after(ms(40)))
     });
     let took = until_stuck(&channel, &stuck, 1).await;
     assert!(took >= ms(40) && took < Duration::from_secs(10), "{took:?}");
@@ -113,14 +117,25 @@ async fn a_first_attempt_that_fails_leaves_it_to_the_second() {
 
 #[tokio::test]
 async fn a_hedge_may_wait_for_a_percentile_of_what_was_observed() {
-    let stuck = Scripted::start(stuck_after(30)).await;
+    let is_stuck = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&is_stuck);
+    let stuck = Scripted::start(move |_| match asked.load(Ordering::SeqCst) {
+        true => Do::Hang,
+        false => ok(),
+    })
+    .await;
     let good = Scripted::start(|_| ok()).await;
     let (_registry, channel) = over(&[&stuck, &good], |builder| {
         builder
+            .policy(Policy::PendingRequests)
             .retry(paid_by(Budget::new(100, 100)))
             .hedge(Hedge::percentile(0.95).at_least(ms(10)))
     });
-    let took = until_stuck(&channel, &stuck, 30).await;
+    for _ in 0..40 {
+        drop(text(channel.request(get("/")).await.unwrap()).await);
+    }
+    is_stuck.store(true, Ordering::SeqCst);
+    let took = until_stuck(&channel, &stuck, stuck.requests()).await;
     assert!(took >= ms(10) && took < Duration::from_secs(10), "{took:?}");
     assert_eq!(in_flight(&channel), 0);
 }
