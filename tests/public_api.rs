@@ -14,6 +14,7 @@ use lictor::watch::{Changes, Difference, Snapshot, Status, Watch};
 use lictor_tower::Channel;
 use lictor_tower::channel::{HashKey, Policy};
 use lictor_tower::endpoint::{Endpoint, EndpointSet, Target};
+use lictor_tower::retry::{Budget, Hedge, MayRepeat, Outcome, RetryPolicy, Verdict};
 use lictor_tower::source::{HealthSource, Place, Ranked, SrvSource};
 
 fn shared<T: Send + Sync + 'static>() {}
@@ -44,6 +45,8 @@ fn handles_are_shared_between_threads_and_cloned() {
     cheap::<EndpointSet>();
     cheap::<Target>();
     cheap::<(Place, HashKey, Policy)>();
+    cheap::<(Budget, Hedge, MayRepeat, RetryPolicy, Verdict)>();
+    cheap::<Outcome<'static>>();
     cheap::<Agent>();
     cheap::<(Election, Term, Role, LeaderView<String>)>();
     shared::<Leadership>();

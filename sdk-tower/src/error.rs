@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 /// The result of every fallible call in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -24,7 +25,9 @@ struct Inner {
     /// The name of the service, where the error is about the service as a whole.
     service: Option<Box<str>>,
     context: Cow<'static, str>,
-    source: Option<BoxError>,
+    /// Shared with the attempt that it is the cause of.
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+    attempts: Vec<Error>,
 }
 
 /// Why a call failed, in terms a caller can act on.
@@ -50,6 +53,8 @@ pub enum ErrorKind {
     Body,
     /// The deadline of the request passed before the head of the response had arrived.
     Timeout,
+    /// The channel has as many requests under way and waiting as it may have; nothing was sent.
+    Overloaded,
 }
 
 impl Error {
@@ -61,6 +66,7 @@ impl Error {
                 service: None,
                 context: Cow::Borrowed(""),
                 source: None,
+                attempts: Vec::new(),
             }),
         }
     }
@@ -76,6 +82,7 @@ impl Error {
     }
 
     pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
+        let source: BoxError = source.into();
         self.inner.source = Some(source.into());
         self
     }
@@ -83,6 +90,34 @@ impl Error {
     pub(crate) fn after_sending(mut self, sent: bool) -> Self {
         self.inner.sent = sent;
         self
+    }
+
+    /// The error of a request whose attempts failed in these ways.
+    ///
+    /// What was sent tells more than what was refused afterwards: the last of that kind is the one
+    /// told of, with its cause.
+    pub(crate) fn after(self, attempts: Vec<Self>) -> Self {
+        let sent = attempts.iter().rfind(|attempt| attempt.was_sent());
+        let told = sent.or_else(|| attempts.last());
+        let cause = told.and_then(|attempt| attempt.inner.source.clone());
+        let mut error = self;
+        error.inner.sent |= sent.is_some();
+        error.inner.source = error.inner.source.or(cause);
+        error.inner.attempts = attempts;
+        error
+    }
+
+    pub(crate) fn told(&self) -> &str {
+        &self.inner.context
+    }
+
+    /// What went wrong with each attempt of the request, in their order.
+    ///
+    /// Empty if there was one at most: then this error tells of it. The cause of the last one that
+    /// was sent, or else of the last one, is also the [`source`](StdError::source) of this error.
+    #[must_use]
+    pub fn attempts(&self) -> &[Self] {
+        &self.inner.attempts
     }
 
     /// Why the call failed.
@@ -112,6 +147,12 @@ impl Error {
         matches!(self.inner.kind, ErrorKind::Timeout)
     }
 
+    /// Whether the channel shed the request because it has enough to do.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        matches!(self.inner.kind, ErrorKind::Overloaded)
+    }
+
     /// Whether a part of the request may have reached an endpoint.
     ///
     /// If not, no endpoint has seen the request and it may be sent again whatever it does. If so,
@@ -131,7 +172,8 @@ impl Error {
             | ErrorKind::Connect
             | ErrorKind::Request
             | ErrorKind::Body
-            | ErrorKind::Timeout => true,
+            | ErrorKind::Timeout
+            | ErrorKind::Overloaded => true,
         }
     }
 }
@@ -148,6 +190,7 @@ impl fmt::Display for Error {
             ErrorKind::Request => "connection failed before the response",
             ErrorKind::Body => "connection failed during the response",
             ErrorKind::Timeout => "request timed out",
+            ErrorKind::Overloaded => "service has enough requests under way",
         };
         match (&self.inner.service, what.strip_prefix("service ")) {
             (Some(name), Some(what)) => write!(f, "service {name:?} {what}")?,
@@ -168,6 +211,7 @@ impl fmt::Debug for Error {
             .field("service", &self.inner.service)
             .field("context", &self.inner.context)
             .field("source", &self.inner.source)
+            .field("attempts", &self.inner.attempts)
             .finish()
     }
 }
@@ -184,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [ErrorKind; 9] = [
+    const ALL: [ErrorKind; 10] = [
         ErrorKind::Invalid,
         ErrorKind::InvalidRequest,
         ErrorKind::NoRuntime,
@@ -194,6 +238,7 @@ mod tests {
         ErrorKind::Request,
         ErrorKind::Body,
         ErrorKind::Timeout,
+        ErrorKind::Overloaded,
     ];
 
     #[test]

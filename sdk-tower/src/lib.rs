@@ -39,6 +39,8 @@
 //! | say when a bad instance is left alone, and see which are | [`channel::Ejection`], [`Channel::endpoints`] |
 //! | stay up when Consul loses sight of most instances | [`source::HealthSource::critical_below`], [`channel::Lost`] |
 //! | weigh instances by the load that they report | [`channel::LoadReport`] |
+//! | have failed requests repeated, or slow ones hedged | [`retry`], [`channel::Builder::retry`] |
+//! | bound how many requests are under way and waiting | [`channel::Builder::max_in_flight`] |
 //! | balance something else than HTTP with tower | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -52,7 +54,9 @@
 //!   of rotation for a while and tried by one request at a time; never more than a stated share
 //!   of them, and where too few are well, all are called. See [`channel::Ejection`].
 //! - A request that was not sent goes to another endpoint, whatever its method and body. What was
-//!   sent is not sent again, but for one case that [`Channel`] names.
+//!   sent is not sent again, but for one case that [`Channel`] names, or where a
+//!   [`RetryPolicy`](retry::RetryPolicy) says so: within a budget, and never what may not be
+//!   repeated.
 //! - A pick takes no lock and allocates nothing, under every policy, and costs about the same for ten
 //!   endpoints as for ten thousand. A channel runs one task that follows its source, and one for each connection; all
 //!   end with the channel.
@@ -69,6 +73,9 @@ pub mod endpoint;
 // Who is there.
 pub mod source;
 pub mod discover;
+
+// What is a failure, and what is done about it.
+pub mod retry;
 
 // How a request gets to an endpoint.
 mod task;

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -12,12 +14,15 @@ use crate::balance::{Clock, InFlight};
 use crate::connect::Lease;
 use crate::endpoint::Target;
 use crate::error::{Error, ErrorKind};
+use crate::retry::{Classifier, Standing};
 
+use super::admission::Place;
 use super::upstream::Upstream;
 
 /// The body of a response, as it arrives.
 ///
-/// Until it has ended or is dropped, the request counts as load of its endpoint. Its connection
+/// Until it has ended or is dropped, the request counts as load of its endpoint, and as one under
+/// way on its channel. Its connection
 /// is used again when it was read to the end; dropping it before closes the connection, unless
 /// the rest has arrived already. It is independent of the channel's life.
 pub struct Body {
@@ -25,6 +30,28 @@ pub struct Body {
     flight: InFlight<Upstream>,
     lease: Option<Lease>,
     clock: Clock,
+    /// How well the call went, if that is known at the end only.
+    grading: Option<Box<Grading>>,
+    /// Its place among the requests of the channel.
+    place: Option<Place>,
+}
+
+/// What is told of an endpoint at the end of a body.
+///
+/// A call of gRPC that failed has a head like any other and says so in its trailers. Its latency
+/// is that of the head, and is told when it is known that the call did not fail.
+pub(super) struct Grading {
+    classifier: Classifier,
+    latency: Duration,
+}
+
+impl Grading {
+    pub(super) fn new(classifier: Classifier, latency: Duration) -> Box<Self> {
+        Box::new(Self {
+            classifier,
+            latency,
+        })
+    }
 }
 
 impl Body {
@@ -33,12 +60,15 @@ impl Body {
         flight: InFlight<Upstream>,
         lease: Lease,
         clock: Clock,
+        grading: Option<Box<Grading>>,
     ) -> Self {
         let mut body = Self {
             incoming: Some(incoming),
             flight,
             lease: Some(lease),
             clock,
+            grading,
+            place: None,
         };
         if body.is_end_stream() {
             body.end();
@@ -52,10 +82,38 @@ impl Body {
         self.flight.target()
     }
 
+    /// Keeps a place taken until the body has ended.
+    pub(super) fn hold(&mut self, place: Place) {
+        if self.lease.is_some() {
+            self.place = Some(place);
+        }
+    }
+
     fn end(&mut self) {
+        self.settle(Standing::Answered);
+        self.place = None;
         self.flight.end();
         if let Some(lease) = self.lease.take() {
             self.flight.backend().pool().release(lease);
+        }
+    }
+
+    fn grade(&mut self, trailers: &HeaderMap) {
+        if let Some(grading) = &self.grading {
+            let verdict = grading.classifier.trailers(trailers);
+            self.settle(verdict.standing());
+        }
+    }
+
+    fn settle(&mut self, standing: Standing) {
+        let Some(grading) = self.grading.take() else {
+            return;
+        };
+        let now = self.clock.now();
+        match standing {
+            Standing::Answered => self.flight.answered(grading.latency, now),
+            Standing::Failed => self.flight.failed(now),
+            Standing::Unrated => {}
         }
     }
 }
@@ -75,7 +133,11 @@ impl HttpBody for Body {
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         match frame {
             Some(Ok(frame)) => {
-                if incoming.is_end_stream() {
+                let is_over = incoming.is_end_stream();
+                if let Some(trailers) = frame.trailers_ref() {
+                    body.grade(trailers);
+                }
+                if is_over {
                     body.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -85,6 +147,8 @@ impl HttpBody for Body {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
+                body.grading = None;
+                body.place = None;
                 body.flight.failed(body.clock.now());
                 body.flight.end();
                 // Nothing more can come of this connection.

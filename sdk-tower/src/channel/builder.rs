@@ -14,9 +14,12 @@ use crate::balance::{
 use crate::connect::{IDLE_AGES, Pool, Protocol, Settings};
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::{Error, ErrorKind};
+use crate::retry::{Classifier, Delay, Hedge, Outcome, RetryPolicy, Verdict};
 use crate::source::HealthSource;
 use crate::task::Runtime;
 
+use super::admission::Admission;
+use super::effort::Persistence;
 use super::request::{Addressing, Name};
 use super::upstream::Upstream;
 use super::{About, Channel, Core, KeyRule, Keys, Picker};
@@ -42,6 +45,13 @@ pub struct Builder<S> {
     max_idle: usize,
     max_attempts: usize,
     tell_target: bool,
+    classifier: Classifier,
+    retry: Option<RetryPolicy>,
+    hedge: Option<Hedge>,
+    max_in_flight: Option<usize>,
+    max_waiting: usize,
+    waiting_timeout: Duration,
+    wait_for_ready: Option<Duration>,
 }
 
 impl<S> Builder<S>
@@ -68,6 +78,13 @@ where
             max_idle: 256,
             max_attempts: MOST_ATTEMPTS,
             tell_target: false,
+            classifier: Classifier::default(),
+            retry: None,
+            hedge: None,
+            max_in_flight: None,
+            max_waiting: 10_000,
+            waiting_timeout: Duration::from_secs(1),
+            wait_for_ready: None,
         }
     }
 
@@ -270,6 +287,99 @@ where
         self
     }
 
+    /// Sets what counts as a failure of an endpoint, and what another attempt may mend.
+    ///
+    /// The rule is asked once for each outcome, on the path of each request: keep it short. What
+    /// it does not care about it leaves to the default, [`Outcome::verdict`]. Default: that.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(client: lictor::Client) -> Result<(), lictor_tower::Error> {
+    /// use lictor_tower::Channel;
+    /// use lictor_tower::retry::Verdict;
+    ///
+    /// let channel = Channel::builder(client)
+    ///     .service("web")
+    ///     .classify(|outcome| match outcome.status() {
+    ///         // This service says so when its cache is cold.
+    ///         Some(http::StatusCode::NOT_FOUND) => Verdict::unrated().retryable(),
+    ///         _ => outcome.verdict(),
+    ///     })
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn classify(
+        mut self,
+        rule: impl Fn(&Outcome<'_>) -> Verdict + Send + Sync + 'static,
+    ) -> Self {
+        self.classifier = Classifier::new(rule);
+        self
+    }
+
+    /// Sends requests again that were sent in vain, as this policy says.
+    ///
+    /// Default: they are not, but for an idempotent one without a body whose connection was closed
+    /// (see [`Channel`]).
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = Some(policy);
+        self
+    }
+
+    /// Sends a request to a second endpoint as well if the first takes long.
+    ///
+    /// Which requests may be sent twice, and the budget, is said by [`retry`](Self::retry); without
+    /// it by the default policy, with nothing sent again after a failure. Default off.
+    pub fn hedge(mut self, hedge: Hedge) -> Self {
+        self.hedge = Some(hedge);
+        self
+    }
+
+    /// Sets how many requests may be under way at one time.
+    ///
+    /// A request is under way from its call until the body of its response has ended or is
+    /// dropped. Who comes when all places are taken waits in line, up to
+    /// [`waiting_timeout`](Self::waiting_timeout). Above zero. Default no bound: what suits
+    /// depends on the service.
+    pub fn max_in_flight(mut self, most: usize) -> Self {
+        self.max_in_flight = Some(most);
+        self
+    }
+
+    /// Sets how many requests may wait at one time, for whatever they wait.
+    ///
+    /// This is for the first resolution, for a place among
+    /// [`max_in_flight`](Self::max_in_flight), and for an endpoint
+    /// ([`wait_for_ready`](Self::wait_for_ready)). Whoever comes then fails with
+    /// [`ErrorKind::Overloaded`] at once. 0 means that nobody waits. Default 10,000, as in
+    /// linkerd's proxy.
+    pub fn max_waiting(mut self, most: usize) -> Self {
+        self.max_waiting = most;
+        self
+    }
+
+    /// Sets how long a request waits for a place among [`max_in_flight`](Self::max_in_flight).
+    ///
+    /// After that it fails with [`ErrorKind::Overloaded`]. Zero means not to wait. Default 1 s: a
+    /// line that does not move within a second grows.
+    pub fn waiting_timeout(mut self, limit: Duration) -> Self {
+        self.waiting_timeout = limit;
+        self
+    }
+
+    /// Lets requests wait for an endpoint where the service has none, or none that accepts
+    /// connections.
+    ///
+    /// Up to this time after it was found so; then they fail as they would have before, with
+    /// [`ErrorKind::NoEndpoints`] or [`ErrorKind::Connect`]. It suits jobs that would try again
+    /// themselves. It does not change the wait for the first resolution, and not what becomes of
+    /// a request that was sent. Default off: a caller who is told at once can do something else.
+    pub fn wait_for_ready(mut self, limit: Duration) -> Self {
+        self.wait_for_ready = Some(limit);
+        self
+    }
+
     /// Starts to follow the source and gives the channel.
     ///
     /// Nothing is connected yet: connections are opened when there are requests.
@@ -282,10 +392,24 @@ where
         let runtime = Runtime::current()
             .map_err(|error| error.context("a channel runs as a task: build it inside one"))?;
         let host = self.host.as_deref().map(host_name).transpose()?;
+        let retry = self.retry.as_ref().map(RetryPolicy::limits);
+        let attempt_timeout = retry.and_then(|limits| limits.attempt_timeout);
+        let hedge = match self.hedge.map(|hedge| hedge.delay()) {
+            Some(Delay::Fixed(time)) => Some(time),
+            Some(Delay::Percentile(share)) if share > 0.0 && share < 1.0 => None,
+            Some(Delay::Percentile(share)) => {
+                return Err(invalid(format!(
+                    "the percentile of hedge is {share}; give a share between 0 and 1, as 0.95"
+                )));
+            }
+            None => None,
+        };
         for (option, time) in [
             ("connect_timeout", self.connect_timeout),
             ("timeout", self.timeout.unwrap_or(Duration::MAX)),
             ("idle_timeout", self.idle_timeout),
+            ("attempt_timeout", attempt_timeout.unwrap_or(Duration::MAX)),
+            ("hedge", hedge.unwrap_or(Duration::MAX)),
         ] {
             if time.is_zero() {
                 return Err(invalid(format!("{option} is zero; give a time above")));
@@ -325,6 +449,9 @@ where
                 self.care.panic_threshold
             )));
         }
+        if self.max_in_flight == Some(0) {
+            return Err(invalid("max_in_flight is 0; give 1 or more".to_owned()));
+        }
         let settings = Arc::new(Settings {
             runtime: runtime.clone(),
             protocol: self.protocol,
@@ -358,6 +485,14 @@ where
                 first_resolution: self.first_resolution,
                 timeout: self.timeout,
                 max_attempts: self.max_attempts,
+                wait_for_ready: self.wait_for_ready,
+                classifier: self.classifier,
+                persistence: Persistence::new(self.retry, self.hedge),
+                admission: Admission::new(
+                    self.max_in_flight,
+                    self.max_waiting,
+                    self.waiting_timeout,
+                ),
                 tell_target: self.tell_target,
                 key,
                 load_report: self.load_report,
@@ -397,6 +532,13 @@ impl<S> fmt::Debug for Builder<S> {
             .field("idle_timeout", &self.idle_timeout)
             .field("max_idle_per_endpoint", &self.max_idle)
             .field("max_attempts", &self.max_attempts)
+            .field("classify", &self.classifier)
+            .field("retry", &self.retry)
+            .field("hedge", &self.hedge)
+            .field("max_in_flight", &self.max_in_flight)
+            .field("max_waiting", &self.max_waiting)
+            .field("waiting_timeout", &self.waiting_timeout)
+            .field("wait_for_ready", &self.wait_for_ready)
             .finish_non_exhaustive()
     }
 }

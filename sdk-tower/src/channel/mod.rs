@@ -1,8 +1,14 @@
 //! The paved road: a service that calls another service by name, balanced over its instances.
 
+mod admission;
+mod attempts;
 mod body;
 mod builder;
+mod effort;
 mod future;
+mod hedge;
+mod outcome;
+mod replay;
 mod request;
 mod service;
 mod status;
@@ -21,6 +27,7 @@ use tower_service::Service;
 use crate::balance::{Balance, Phase, Picker};
 use crate::endpoint::EndpointSet;
 use crate::error::{BoxError, Error, ErrorKind};
+use crate::retry::Classifier;
 use crate::task::Runtime;
 
 pub use crate::balance::{Ejection, HashKey, LoadReport, Lost, Policy, Reason};
@@ -31,6 +38,8 @@ pub use future::ResponseFuture;
 pub use service::ClientBuilder;
 pub use status::{EndpointState, EndpointStatus};
 
+use admission::Admission;
+use effort::Persistence;
 use request::{Addressing, HostCache};
 use upstream::Upstream;
 
@@ -41,9 +50,13 @@ use upstream::Upstream;
 /// reserves nothing and never fails; waiting and failing is in the response future.
 ///
 /// What happens to a request:
+/// * If as many requests are under way as [`max_in_flight`](Builder::max_in_flight) allows, it waits
+///   in line for a place, or is shed if the line is full or does not move
+///   ([`ErrorKind::Overloaded`]).
 /// * It waits for the first resolution of the service, up to
 ///   [`first_resolution`](Builder::first_resolution) after the channel was built. If the service
-///   has nobody to offer, it fails at once.
+///   has nobody to offer, it fails at once, unless it is to
+///   [`wait_for_ready`](Builder::wait_for_ready).
 /// * Two endpoints are drawn by weight and the less loaded one is taken, or as another [`Policy`]
 ///   says; of several priorities the lowest number comes first (RFC 2782).
 /// * Before that, the distance is chosen (see
@@ -64,6 +77,23 @@ use upstream::Upstream;
 ///   (RFC 9110, 9.2.2) and no body, whose connection was closed before any response, is sent once
 ///   more, to another endpoint if there is one. Closing an idle connection is every server's
 ///   right, and the two cross on the wire.
+///
+/// With [`retry`](Builder::retry), a request that may be repeated, and whose body is empty or short
+/// enough to be kept, is sent again
+/// * if its connection was lost, or if the answer says that another attempt may do better
+///   ([`classify`](Builder::classify)), up to
+///   [`max_retries`](crate::retry::RetryPolicy::max_retries) times;
+/// * to an endpoint that has not seen it, at once; if all have, to one of them after a pause with
+///   jitter, which is not shorter than `Retry-After` within a clamp;
+/// * from a budget that all requests of the channel pay into. From it is paid, too, that a request
+///   asks more than one of the endpoints that are known to refuse;
+/// * in place of an attempt that took longer than
+///   [`attempt_timeout`](crate::retry::RetryPolicy::attempt_timeout), if there is somebody to take
+///   its place.
+///
+/// If nothing better comes of it, the caller gets the last answer, and if there was none an error
+/// that tells of each attempt ([`Error::attempts`]) and of why there are no more. With
+/// [`hedge`](Builder::hedge) such a request goes to a second endpoint while the first is silent.
 ///
 /// Endpoints that leave get no new request from that moment; their idle connections are closed at
 /// once, and requests under way finish, streaming bodies included.
@@ -100,6 +130,11 @@ struct Core {
     first_resolution: Duration,
     timeout: Option<Duration>,
     max_attempts: usize,
+    wait_for_ready: Option<Duration>,
+    classifier: Classifier,
+    /// None if no request is ever sent twice at the user's will.
+    persistence: Option<Persistence>,
+    admission: Admission,
     tell_target: bool,
     /// None where keys are not asked for.
     key: Option<Keys>,
@@ -205,9 +240,13 @@ impl Keys {
 }
 
 impl Core {
+    fn service(&self) -> Option<&str> {
+        self.about.service.as_deref()
+    }
+
     fn never_resolved(&self) -> Error {
         let error = Error::new(ErrorKind::NeverResolved)
-            .about(self.about.service.as_deref())
+            .about(self.service())
             .context(format!("no answer within {:?}", self.first_resolution));
         match self.about.trouble.as_ref().and_then(|trouble| trouble()) {
             Some(reason) => error.because(&*reason),
@@ -220,7 +259,7 @@ impl Core {
     }
 
     fn no_endpoints(&self) -> Error {
-        Error::new(ErrorKind::NoEndpoints).about(self.about.service.as_deref())
+        Error::new(ErrorKind::NoEndpoints).about(self.service())
     }
 }
 
@@ -241,17 +280,15 @@ where
 
     /// Picks the endpoint; the request leaves when the future is polled.
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        let balance = &self.core.balance;
         let (request, key) = match &self.core.key {
             Some(keys) => keys.of(request),
             None => (request, None),
         };
         match self.core.addressing.prepare(request, &mut self.hosts) {
             Ok((request, host)) => {
-                let choice = self.picker.pick(balance, key, balance.now());
-                ResponseFuture::new(Arc::clone(&self.core), request, host, key, choice)
+                ResponseFuture::new(&self.core, &mut self.picker, request, host, key)
             }
-            Err(error) => ResponseFuture::failed(Arc::clone(&self.core), error),
+            Err(error) => ResponseFuture::failed(&self.core, error),
         }
     }
 }

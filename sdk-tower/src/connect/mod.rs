@@ -17,7 +17,7 @@ use crate::task::Runtime;
 
 pub(crate) use body::Outgoing;
 pub(crate) use lease::{Fault, Lease, SendFailed};
-pub(crate) use pool::{Checkout, Need, Pool, Refused, Unavailable, Waiting};
+pub(crate) use pool::{Checkout, Need, Pool, Unavailable, Waiting};
 
 /// The version of HTTP that endpoints are spoken to.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]

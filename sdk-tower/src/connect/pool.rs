@@ -413,12 +413,6 @@ impl StdError for Refused {
     }
 }
 
-impl From<hyper::Error> for Refused {
-    fn from(error: hyper::Error) -> Self {
-        Self(Arc::new(error.into()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

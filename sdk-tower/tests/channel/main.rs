@@ -7,11 +7,15 @@
 )]
 
 mod body;
+mod bounds;
 mod deadlines;
 mod failover;
+mod hedge;
 mod http2;
 mod membership;
 mod policies;
+mod retry;
+mod scripted;
 mod silence;
 mod spread;
 mod support;

@@ -1,0 +1,472 @@
+//! The life of one request, from the pick to the head of the response: attempt after attempt.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::balance::{Candidate, Choice, HashKey, InFlight, Rng, Tried};
+use crate::connect::{Checkout, Fault, Lease, Need, Outgoing, SendFailed, Unavailable, Waiting};
+use crate::error::{Error, ErrorKind};
+use crate::retry::{MayRepeat, Standing, retry_after};
+
+use super::admission::{Entry, Place, Wait};
+use super::effort::{Effort, Enough};
+use super::future::{Awaited, Sending, State, Step};
+use super::request::{self, Host};
+use super::upstream::Upstream;
+use super::{Core, Picker};
+
+/// What is to be known over all attempts.
+pub(super) struct Attempts {
+    pub(super) core: Arc<Core>,
+    /// Before it is sent, the request; afterwards the request once more without its body, if it
+    /// may have to be sent again. It stays in its place, because it is large.
+    pub(super) request: Option<Request<Outgoing>>,
+    pub(super) host: Host,
+    pub(super) tried: Tried,
+    key: Option<HashKey>,
+    rng: Option<Rng>,
+    /// An endpoint of which an idle connection was dead: it is not at fault, and it is tried
+    /// again with a new connection if there is nobody else.
+    again: Option<Arc<Candidate<Upstream>>>,
+    /// An endpoint may have seen the request.
+    pub(super) was_sent: bool,
+    /// What went wrong so far.
+    pub(super) failures: Vec<Error>,
+    /// The budget had nothing left for an endpoint that is known to refuse.
+    pub(super) is_starved: bool,
+    pub(super) place: Option<Place>,
+    /// Until when the request waits for an endpoint that can be reached.
+    ready_by: Option<Instant>,
+    /// What is left of the channel's patience with this request; none if it has none.
+    pub(super) effort: Option<Box<Effort>>,
+}
+
+impl Attempts {
+    pub(super) fn new(
+        core: Arc<Core>,
+        request: Option<Request<Outgoing>>,
+        host: Host,
+        key: Option<HashKey>,
+        effort: Option<Box<Effort>>,
+    ) -> Self {
+        Self {
+            core,
+            request,
+            host,
+            tried: Tried::of(key),
+            key,
+            rng: None,
+            again: None,
+            was_sent: false,
+            failures: Vec::new(),
+            is_starved: false,
+            place: None,
+            ready_by: None,
+            effort,
+        }
+    }
+
+    /// The first pick, or the wait before it.
+    pub(super) fn begin(&mut self, picker: &mut Picker<Upstream>) -> Result<State, Error> {
+        match self.core.admission.enter() {
+            Entry::Open(place) => {
+                self.place = place;
+                let balance = &self.core.balance;
+                let choice = picker.pick(balance, self.key, balance.now());
+                self.follow(choice)
+            }
+            Entry::Full => {
+                let place = self.core.admission.place();
+                let place = place.map_err(|error| error.about(self.core.service()))?;
+                Ok(State::Waiting(place, Awaited::Place))
+            }
+        }
+    }
+
+    fn follow(&mut self, choice: Choice<Upstream>) -> Result<State, Error> {
+        match choice {
+            Choice::Picked(flight) => {
+                // Where one connection was dead, others may be.
+                let was_lost = |failure: &Error| failure.kind() == ErrorKind::Request;
+                let need = if self.failures.iter().any(was_lost) {
+                    Need::Fresh
+                } else {
+                    Need::Any
+                };
+                Ok(State::Picked(flight, need))
+            }
+            Choice::Exhausted => {
+                if let Some(candidate) = self.again.take() {
+                    let flight = InFlight::begin(candidate, self.core.balance.now());
+                    return Ok(State::Picked(flight, Need::Fresh));
+                }
+                if self.effort.as_ref().is_some_and(|effort| effort.granted) {
+                    return self.pause();
+                }
+                let error = self.exhausted(Enough::Nobody);
+                self.await_endpoint(error)
+            }
+            Choice::Empty if self.was_sent => Err(self.exhausted(Enough::Nobody)),
+            Choice::Empty => {
+                let error = self.core.no_endpoints();
+                self.await_endpoint(error)
+            }
+            Choice::Unknown if self.core.balance.is_deserted() => Err(Core::deserted()),
+            Choice::Unknown => {
+                let limit = self.core.first_resolution;
+                let left = limit.saturating_sub(self.core.balance.age());
+                if left.is_zero() {
+                    return Err(self.core.never_resolved());
+                }
+                let resolution = self.core.admission.resolution(&self.core.balance, left);
+                let resolution = resolution.map_err(|error| error.about(self.core.service()))?;
+                Ok(State::Waiting(resolution, Awaited::Resolution))
+            }
+        }
+    }
+
+    /// All have been asked, and a retry is paid for: somebody is asked once more after a pause.
+    fn pause(&mut self) -> Result<State, Error> {
+        let draw = self.rng().next_u32();
+        let paused = match (&mut self.effort, &self.core.persistence) {
+            (Some(effort), Some(rules)) => {
+                effort.granted = false;
+                effort.pause(rules, draw)
+            }
+            _ => None,
+        };
+        let Some(pause) = paused else {
+            return Err(self.exhausted(Enough::TooLate));
+        };
+        self.tried = Tried::of(self.key);
+        let wait: Wait = Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            Ok(None)
+        });
+        Ok(State::Waiting(wait, Awaited::Pause))
+    }
+
+    /// Nothing was sent, and nobody can be reached: fails, or waits if the user prefers that.
+    fn await_endpoint(&mut self, otherwise: Error) -> Result<State, Error> {
+        let Some(limit) = self.core.wait_for_ready.filter(|_| !self.was_sent) else {
+            return Err(otherwise);
+        };
+        let now = Instant::now();
+        // A limit that no clock reaches is none.
+        let due = match self.ready_by {
+            Some(due) => Some(due),
+            None => now.checked_add(limit),
+        };
+        if due.is_some_and(|due| due <= now) {
+            return Err(otherwise);
+        }
+        self.ready_by = due;
+        self.tried = Tried::of(self.key);
+        let balance = Arc::clone(&self.core.balance);
+        let wait = self.core.admission.endpoint(balance, due, otherwise);
+        let wait = wait.map_err(|error| error.about(self.core.service()))?;
+        Ok(State::Waiting(wait, Awaited::Endpoint))
+    }
+
+    /// Goes on to the next endpoint with a request that no endpoint has seen, or may see again.
+    fn next(&mut self) -> Step {
+        let choice = self.pick();
+        match self.follow(choice) {
+            Ok(state) => Step::Go(state),
+            Err(error) => Step::Fail(error),
+        }
+    }
+
+    fn pick(&mut self) -> Choice<Upstream> {
+        loop {
+            if self.tried.len() >= self.core.max_attempts {
+                return Choice::Exhausted;
+            }
+            let tried = self.tried.clone();
+            let choice = self.pick_beside(&tried);
+            // Who refuses connections is asked by each request once; if all do, a request that
+            // went through all of them would multiply what they have to refuse.
+            if let (Choice::Picked(flight), Some(rules)) = (&choice, &self.core.persistence)
+                && self.tried.len() > 0
+                && !self.effort.as_ref().is_some_and(|effort| effort.granted)
+                && flight.is_avoided(self.core.balance.now())
+                && !rules.budget().withdraw()
+            {
+                self.is_starved = true;
+                self.tried.note(flight.id());
+                continue;
+            }
+            return choice;
+        }
+    }
+
+    pub(super) fn pick_beside(&mut self, tried: &Tried) -> Choice<Upstream> {
+        let now = self.core.balance.now();
+        let core = Arc::clone(&self.core);
+        core.balance.pick(self.rng(), tried, now)
+    }
+
+    fn rng(&mut self) -> &mut Rng {
+        let balance = &self.core.balance;
+        self.rng.get_or_insert_with(|| balance.rng())
+    }
+
+    pub(super) fn waiting(
+        &mut self,
+        mut wait: Wait,
+        awaited: Awaited,
+        cx: &mut Context<'_>,
+    ) -> Step {
+        let polled = {
+            let _inside = self.core.runtime.enter();
+            wait.as_mut().poll(cx)
+        };
+        match polled {
+            Poll::Pending => Step::Wait(State::Waiting(wait, awaited)),
+            Poll::Ready(Ok(place)) => {
+                if place.is_some() {
+                    self.place = place;
+                }
+                self.next()
+            }
+            Poll::Ready(Err(error)) => Step::Fail(error.about(self.core.service())),
+        }
+    }
+
+    pub(super) fn picked(&mut self, flight: InFlight<Upstream>, need: Need) -> Step {
+        if let (Some(effort), Some(rules)) = (&mut self.effort, &self.core.persistence) {
+            let _inside = self.core.runtime.enter();
+            effort.attempt_begins(rules);
+        }
+        match flight.backend().pool().checkout(need) {
+            Checkout::Ready(lease) => self.send(flight, lease),
+            Checkout::Wait(waiting) => Step::Go(State::Connecting(flight, waiting)),
+            Checkout::Retired => self.pass(&flight),
+        }
+    }
+
+    pub(super) fn connecting(
+        &mut self,
+        flight: InFlight<Upstream>,
+        mut waiting: Waiting,
+        cx: &mut Context<'_>,
+    ) -> Step {
+        match Pin::new(&mut waiting).poll(cx) {
+            Poll::Pending => Step::Wait(State::Connecting(flight, waiting)),
+            Poll::Ready(Ok(lease)) => {
+                if !lease.is_reused() {
+                    flight.connected();
+                }
+                self.send(flight, lease)
+            }
+            Poll::Ready(Err(Unavailable::Refused(refused))) => {
+                flight.refused(self.core.balance.now());
+                self.refusal(flight.target(), refused);
+                self.pass(&flight)
+            }
+            Poll::Ready(Err(Unavailable::Retired)) => self.pass(&flight),
+            Poll::Ready(Err(Unavailable::Deserted)) => {
+                Step::Fail(Core::deserted().after_sending(self.was_sent))
+            }
+        }
+    }
+
+    fn send(&mut self, flight: InFlight<Upstream>, mut lease: Lease) -> Step {
+        let Some(mut request) = self.request.take() else {
+            // Every way here has put a request in its place.
+            return Step::Fail(self.exhausted(Enough::Nobody));
+        };
+        // A server may say of any request on HTTP/2 that it has not looked at it.
+        let is_kept = match &self.effort {
+            Some(effort) => effort.keeps_body() && (effort.may_repeat() || lease.is_shared()),
+            None => {
+                !self.was_sent
+                    && request.body().is_empty()
+                    && (lease.is_shared() || request.method().is_idempotent())
+            }
+        };
+        if is_kept {
+            self.request = Some(request::copy(&request));
+        }
+        if let (Some(effort), Some(rules)) = (&mut self.effort, &self.core.persistence) {
+            let _inside = self.core.runtime.enter();
+            effort.sends(rules, !self.was_sent);
+        }
+        self.host.write(&mut request, flight.backend());
+        let started = Instant::now();
+        lease.send(request);
+        Step::Go(State::Sending(Sending {
+            flight,
+            lease,
+            started,
+        }))
+    }
+
+    /// Leaves an endpoint for the next one.
+    fn pass(&mut self, flight: &InFlight<Upstream>) -> Step {
+        self.tried.note(flight.id());
+        self.next()
+    }
+
+    pub(super) fn sent(
+        &mut self,
+        sending: Sending,
+        outcome: Result<Response<Incoming>, SendFailed>,
+    ) -> Step {
+        match outcome {
+            Ok(response) => self.responded(sending, response),
+            Err(failed) => self.lost(sending, failed),
+        }
+    }
+
+    fn lost(&mut self, sending: Sending, failed: SendFailed) -> Step {
+        let Sending { flight, lease, .. } = sending;
+        let SendFailed {
+            unsent,
+            fault,
+            error,
+        } = failed;
+        let clock = self.core.balance.clock();
+        let unsent = match fault {
+            Fault::Unprocessed => self.repetition(),
+            Fault::Body | Fault::Connection => unsent,
+        };
+        let reused = lease.is_reused();
+        drop(lease);
+        if let Some(request) = unsent {
+            tracing::debug!(target = %flight.target(), %error, "request came back unsent");
+            self.request = Some(request);
+            if !reused {
+                flight.refused(clock.now());
+            } else if self.tried.len() < self.core.max_attempts {
+                self.again = Some(Arc::clone(&flight));
+            }
+            self.refusal(flight.target(), error);
+            self.tried.note(flight.id());
+            return self.promote().unwrap_or_else(|| self.next());
+        }
+        if fault == Fault::Body {
+            return Step::Fail(
+                Error::new(ErrorKind::InvalidRequest)
+                    .after_sending(true)
+                    .context(format!("its body failed on the way to {}", flight.target()))
+                    .because(error),
+            );
+        }
+        // An answer that cannot be understood is no reason to ask again, nor is a mistake on our
+        // side.
+        let is_hopeless = error.is_parse() || error.is_user();
+        let is_free = !is_hopeless && self.is_free(reused);
+        // A mistake on our side is not the endpoint's fault; nor is that an idle connection is
+        // closed while a request is on its way.
+        let is_blameless = error.is_user() || (is_free && reused);
+        let error = Error::new(ErrorKind::Request)
+            .after_sending(true)
+            .context(flight.target().to_string())
+            .because(error);
+        let verdict = self.core.classifier.failure(&error);
+        if !is_blameless && verdict.standing() == Standing::Failed {
+            flight.failed(clock.now());
+        }
+        self.was_sent = true;
+        self.failures.push(error);
+        if let Some(step) = self.promote() {
+            self.tried.note(flight.id());
+            return step;
+        }
+        if !is_free {
+            let paid = if is_hopeless || !verdict.is_retryable() {
+                Err(Enough::Outcome)
+            } else {
+                self.pay()
+            };
+            if let Err(enough) = paid {
+                return Step::Fail(self.exhausted(enough));
+            }
+        } else if reused {
+            self.again = Some(Arc::clone(&flight));
+        }
+        tracing::debug!(target = %flight.target(), "request is sent again: no answer has come");
+        self.repeat(flight.id())
+    }
+
+    /// Whether a request is sent once more though nobody has asked for retries.
+    ///
+    /// An idempotent request "can be repeated automatically if a communication failure occurs
+    /// before the client is able to read the server's response", and "a client SHOULD NOT
+    /// automatically retry a failed automatic retry" (RFC 9110, 9.2.2): so a request that brings
+    /// servers down meets two of them and not all. With a policy it is the policy that says so,
+    /// save where an idle connection was closed: this is no sign of trouble, and costs nothing.
+    fn is_free(&self, reused: bool) -> bool {
+        if self.was_sent {
+            return false;
+        }
+        match (&self.effort, &self.core.persistence) {
+            (Some(effort), Some(rules)) => reused && effort.can_repeat(rules).is_ok(),
+            _ => self.request.as_ref().is_some_and(|copy| {
+                copy.method().is_idempotent() && copy.extensions().get() != Some(&MayRepeat(false))
+            }),
+        }
+    }
+
+    /// Sends a request again that this endpoint has seen.
+    fn repeat(&mut self, id: u32) -> Step {
+        let Some(request) = self.repetition() else {
+            return Step::Fail(self.exhausted(Enough::NotRepeatable));
+        };
+        self.request = Some(request);
+        self.tried.note(id);
+        self.next()
+    }
+
+    /// The copy of a request that was sent, with its body.
+    pub(super) fn repetition(&mut self) -> Option<Request<Outgoing>> {
+        let copy = self.request.take()?;
+        match &self.effort {
+            Some(effort) => effort.refill(copy),
+            None => Some(copy),
+        }
+    }
+
+    pub(super) fn pay(&mut self) -> Result<(), Enough> {
+        match (&mut self.effort, &self.core.persistence) {
+            (Some(effort), Some(rules)) => effort.pay(rules),
+            _ => Err(Enough::Off),
+        }
+    }
+
+    fn responded(&mut self, sending: Sending, response: Response<Incoming>) -> Step {
+        if self.effort.is_none() {
+            return Step::Answer(self.judged(sending, response).1);
+        }
+        let flight = Arc::clone(&sending.flight);
+        let (verdict, response) = self.judged(sending, response);
+        if !verdict.is_retryable() {
+            return Step::Answer(response);
+        }
+        self.was_sent = true;
+        let told = retry_after(response.headers());
+        if let Some(effort) = &mut self.effort {
+            effort.told = effort.told.max(told);
+        }
+        if let Some(step) = self.promote() {
+            self.tried.note(flight.id());
+            self.hold(response);
+            return step;
+        }
+        let target = flight.target();
+        let status = response.status();
+        if let Err(enough) = self.pay() {
+            tracing::debug!(%target, %status, %enough, "request is not sent again");
+            return Step::Answer(response);
+        }
+        tracing::debug!(%target, %status, "request is sent again");
+        self.hold(response);
+        self.repeat(flight.id())
+    }
+}
