@@ -80,7 +80,7 @@ async fn a_request_that_ends_in_any_way_gives_its_place_back() {
         builder
             .max_in_flight(1)
             .waiting_timeout(Duration::ZERO)
-            .timeout(ms(50))
+            .timeout(Duration::from_secs(2))
     });
     channel.wait_ready().await.unwrap();
     let pending = channel.request(get("/slow"));
@@ -102,6 +102,8 @@ async fn ten_thousand_waiters_are_bounded_and_random_drops_leave_nothing() {
     let (registry, told) = registry();
     let channel = Channel::from_source(told)
         .max_waiting(1_000)
+        // A thousand connections are opened at one time.
+        .connect_timeout(Duration::from_secs(60))
         .build()
         .unwrap();
     let mut shed = 0;
