@@ -32,7 +32,7 @@
 //! | choose instances by tag, filter or datacenter | [`source::HealthSource`] of your own watch, and [`Channel::from_source`] |
 //! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
-//! | balance something else than HTTP with tower | [`discover::Discover`] |
+//! | balance with tower's own `Balance` | [`discover::Discover`] |
 //!
 //! # Guarantees
 //!
@@ -64,6 +64,7 @@ pub mod discover;
 mod task;
 mod connect;
 mod balance;
+mod about;
 pub mod channel;
 
 pub use channel::Channel;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use http::uri::Authority;
 
+use crate::about::About;
 use crate::balance::{self, MOST_ATTEMPTS, Policy};
 use crate::connect::{IDLE_AGES, Pool, Protocol, Settings};
 use crate::endpoint::{EndpointSet, Target};
@@ -15,7 +16,7 @@ use crate::task::Runtime;
 
 use super::request::{Addressing, Name};
 use super::upstream::Upstream;
-use super::{About, Channel, Core, Picker};
+use super::{Channel, Core, Picker};
 
 /// Builds a [`Channel`]; made by [`Channel::builder`] or [`Channel::from_source`].
 #[must_use = "a builder does nothing until it is built"]
@@ -38,7 +39,7 @@ impl<S> Builder<S>
 where
     S: Stream<Item = EndpointSet> + Send + 'static,
 {
-    pub(super) fn new(source: Result<S, Error>) -> Self {
+    pub(crate) fn new(source: Result<S, Error>) -> Self {
         Self {
             source,
             about: About::default(),
@@ -55,7 +56,7 @@ where
         }
     }
 
-    pub(super) fn about(mut self, about: About) -> Self {
+    pub(crate) fn about(mut self, about: About) -> Self {
         self.about = about;
         self
     }

@@ -16,7 +16,8 @@ use futures_core::Stream;
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::balance::{Balance, Phase, Picker};
+use crate::about::About;
+use crate::balance::{Backend, Balance, Phase, Picker};
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::task::Runtime;
@@ -91,14 +92,6 @@ struct Core {
     timeout: Option<Duration>,
     max_attempts: usize,
     tell_target: bool,
-}
-
-/// What errors say of the service, beyond what its endpoint sets tell.
-#[derive(Default)]
-struct About {
-    service: Option<String>,
-    /// Tells why the source has not answered.
-    trouble: Option<Box<dyn Fn() -> Option<Arc<str>> + Send + Sync>>,
 }
 
 /// How an endpoint of a channel fares, for logs and debugging.
@@ -178,15 +171,21 @@ impl Channel {
     /// The endpoints in rotation and how they fare, the preferred ones first.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
-        let now = self.core.balance.now();
-        self.core
-            .balance
+        EndpointStatus::all(&self.core.balance)
+    }
+}
+
+impl EndpointStatus {
+    /// How all endpoints in rotation fare, the preferred ones first.
+    pub(crate) fn all<S: Backend>(balance: &Balance<S>) -> Vec<Self> {
+        let now = balance.now();
+        balance
             .snapshot()
             .entries()
             .map(|entry| {
                 let candidate = entry.candidate();
                 let estimate = candidate.estimate();
-                EndpointStatus {
+                Self {
                     target: candidate.target().clone(),
                     priority: entry.priority(),
                     weight: entry.weight(),
@@ -202,13 +201,7 @@ impl Channel {
 
 impl Core {
     fn never_resolved(&self) -> Error {
-        let error = Error::new(ErrorKind::NeverResolved)
-            .about(self.about.service.as_deref())
-            .context(format!("no answer within {:?}", self.first_resolution));
-        match self.about.trouble.as_ref().and_then(|trouble| trouble()) {
-            Some(reason) => error.because(&*reason),
-            None => error,
-        }
+        self.about.never_resolved(self.first_resolution)
     }
 
     fn deserted() -> Error {
@@ -216,7 +209,7 @@ impl Core {
     }
 
     fn no_endpoints(&self) -> Error {
-        Error::new(ErrorKind::NoEndpoints).about(self.about.service.as_deref())
+        self.about.no_endpoints()
     }
 }
 
