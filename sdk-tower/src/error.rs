@@ -48,6 +48,8 @@ pub enum ErrorKind {
     Request,
     /// The connection failed in the middle of the response's body.
     Body,
+    /// A service of the caller's own, which carries requests to an endpoint, has failed.
+    Service,
     /// The deadline of the request passed before the head of the response had arrived.
     Timeout,
 }
@@ -131,6 +133,7 @@ impl Error {
             | ErrorKind::Connect
             | ErrorKind::Request
             | ErrorKind::Body
+            | ErrorKind::Service
             | ErrorKind::Timeout => true,
         }
     }
@@ -147,6 +150,7 @@ impl fmt::Display for Error {
             ErrorKind::Connect => "no endpoint accepted a connection",
             ErrorKind::Request => "connection failed before the response",
             ErrorKind::Body => "connection failed during the response",
+            ErrorKind::Service => "endpoint's service failed",
             ErrorKind::Timeout => "request timed out",
         };
         match (&self.inner.service, what.strip_prefix("service ")) {
@@ -184,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [ErrorKind; 9] = [
+    const ALL: [ErrorKind; 10] = [
         ErrorKind::Invalid,
         ErrorKind::InvalidRequest,
         ErrorKind::NoRuntime,
@@ -193,6 +197,7 @@ mod tests {
         ErrorKind::Connect,
         ErrorKind::Request,
         ErrorKind::Body,
+        ErrorKind::Service,
         ErrorKind::Timeout,
     ];
 

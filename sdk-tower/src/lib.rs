@@ -32,6 +32,7 @@
 //! | choose instances by tag, filter or datacenter | [`source::HealthSource`] of your own watch, and [`Channel::from_source`] |
 //! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
+//! | balance another protocol, or over a stack of my own | [`layer::Builder`] |
 //! | balance with tower's own `Balance` | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -66,6 +67,10 @@ mod connect;
 mod balance;
 mod about;
 pub mod channel;
+
+// Other doors to the same balance.
+mod rotation;
+pub mod layer;
 
 pub use channel::Channel;
 pub use error::{Error, ErrorKind, Result};
