@@ -33,6 +33,7 @@
 //! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
 //! | balance another protocol, or over a stack of my own | [`layer::Builder`] |
+//! | connect to a database, or speak a protocol of my own | [`tcp::Dialer`] |
 //! | balance with tower's own `Balance` | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -71,6 +72,7 @@ pub mod channel;
 // Other doors to the same balance.
 mod rotation;
 pub mod layer;
+pub mod tcp;
 
 pub use channel::Channel;
 pub use error::{Error, ErrorKind, Result};

@@ -202,6 +202,16 @@ impl<S: Backend> Round<S> {
         self.follow(rotation, choice)
     }
 
+    /// The next endpoint, after the first resolution.
+    pub(crate) async fn found(&mut self, rotation: &Rotation<S>) -> Result<InFlight<S>> {
+        loop {
+            match self.next(rotation)? {
+                Next::Try(flight) => return Ok(flight),
+                Next::Wait(resolving) => resolving.await,
+            }
+        }
+    }
+
     /// The endpoint cannot be had: it is left alone for a while.
     pub(crate) fn refused(&mut self, rotation: &Rotation<S>, flight: &InFlight<S>, why: BoxError) {
         tracing::debug!(target = %flight.target(), error = %why, "endpoint is passed over");
