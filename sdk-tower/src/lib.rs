@@ -34,6 +34,7 @@
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
 //! | balance another protocol, or over a stack of my own | [`layer::Builder`] |
 //! | connect to a database, or speak a protocol of my own | [`tcp::Dialer`] |
+//! | keep my hyper client and let it find services | [`connector::Connector`] |
 //! | balance with tower's own `Balance` | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -73,6 +74,8 @@ pub mod channel;
 mod rotation;
 pub mod layer;
 pub mod tcp;
+pub mod names;
+pub mod connector;
 
 pub use channel::Channel;
 pub use error::{Error, ErrorKind, Result};
