@@ -32,6 +32,7 @@
 //! | choose instances by tag, filter or datacenter | [`source::HealthSource`] of your own watch, and [`Channel::from_source`] |
 //! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
+//! | call several services by the hosts of URIs | [`router::Router`] |
 //! | balance another protocol, or over a stack of my own | [`layer::Builder`] |
 //! | connect to a database, or speak a protocol of my own | [`tcp::Dialer`] |
 //! | keep my hyper client and let it find services | [`connector::Connector`] |
@@ -76,6 +77,7 @@ pub mod layer;
 pub mod tcp;
 pub mod names;
 pub mod connector;
+pub mod router;
 
 pub use channel::Channel;
 pub use error::{Error, ErrorKind, Result};
