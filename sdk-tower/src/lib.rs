@@ -36,6 +36,7 @@
 //! | balance another protocol, or over a stack of my own | [`layer::Builder`] |
 //! | connect to a database, or speak a protocol of my own | [`tcp::Dialer`] |
 //! | keep my hyper client and let it find services | [`connector::Connector`] |
+//! | keep reqwest's requests and responses | `reqwest_013`, with the feature `reqwest-013` |
 //! | balance with tower's own `Balance` | [`discover::Discover`] |
 //!
 //! # Guarantees
@@ -78,6 +79,9 @@ pub mod tcp;
 pub mod names;
 pub mod connector;
 pub mod router;
+#[cfg(feature = "reqwest-013")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest-013")))]
+pub mod reqwest_013;
 
 pub use channel::Channel;
 pub use error::{Error, ErrorKind, Result};

@@ -161,6 +161,23 @@ impl Dialer {
             .into()),
         }
     }
+
+    /// The endpoints that a connection would be tried on, in this order.
+    #[cfg(feature = "reqwest-013")]
+    pub(crate) async fn order(&self) -> Result<Vec<crate::endpoint::Target>> {
+        let mut round = Round::new();
+        let mut order = Vec::new();
+        loop {
+            match round.found(&self.rotation).await {
+                Ok(flight) => {
+                    order.push(flight.target().clone());
+                    round.pass(&flight);
+                }
+                Err(error) if order.is_empty() => return Err(error),
+                Err(_) => return Ok(order),
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Dialer {
