@@ -1,8 +1,11 @@
-//! What the examples share: where Consul is, a steady load, and how a result is told.
+//! What the examples share: where Consul is, instances of a service, a steady load, and how a result
+//! is told.
 
+pub mod backend;
 pub mod load;
 pub mod place;
 pub mod report;
+pub mod summary;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -13,9 +13,15 @@ use lictor::transport::Tls;
 use lictor::watch::{Changes, Difference, Snapshot, Status, Watch};
 use lictor_tower::Channel;
 use lictor_tower::channel::{HashKey, Policy};
+use lictor_tower::connector::{Connecting, Connection, Connector};
 use lictor_tower::endpoint::{Endpoint, EndpointSet, Target};
+use lictor_tower::layer::Balanced;
+use lictor_tower::names::Services;
+use lictor_tower::reqwest_013;
 use lictor_tower::retry::{Budget, Hedge, MayRepeat, Outcome, RetryPolicy, Verdict};
+use lictor_tower::router::Router;
 use lictor_tower::source::{HealthSource, Place, Ranked, SrvSource};
+use lictor_tower::tcp::{self, Dialer};
 
 fn shared<T: Send + Sync + 'static>() {}
 fn movable<T: Send + Unpin + 'static>() {}
@@ -56,6 +62,12 @@ fn handles_are_shared_between_threads_and_cloned() {
     shared::<lictor_tower::Error>();
     shared::<Changes<kv::Pair>>();
     movable::<Channel>();
+    cheap::<(Services, Dialer, Connector, Router)>();
+    cheap::<(reqwest_013::Client, reqwest_013::Resolver)>();
+    // Each endpoint's service need not be `Sync`.
+    cheap::<Balanced<std::cell::Cell<u8>>>();
+    shared::<(tcp::Connection, tcp::InUse, Connection)>();
+    movable::<(tcp::Connection, Connection, Connecting)>();
     movable::<HealthSource>();
     movable::<SrvSource>();
     movable::<Ranked<SrvSource>>();
@@ -105,7 +117,20 @@ fn all_futures_can_be_spawned() {
     fn of_registration(registration: Registration) {
         sent(registration.close());
     }
-    let _ = (of_watch, of_registration);
+    fn of_dialer(dialer: &Dialer, connection: tcp::Connection, usage: tcp::InUse) {
+        sent(dialer.connect());
+        sent(dialer.wait_ready());
+        sent(connection.next());
+        sent(usage.next());
+    }
+    fn of_reqwest(client: &reqwest_013::Client, channel: &Channel, request: reqwest::Request) {
+        sent(client.execute(reqwest::Request::new(
+            http::Method::GET,
+            request.url().clone(),
+        )));
+        sent(reqwest_013::execute(channel, request));
+    }
+    let _ = (of_watch, of_registration, of_dialer, of_reqwest);
     shared::<Read<agent::GetServices>>();
     shared::<Write<kv::Put>>();
 }

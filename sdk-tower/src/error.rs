@@ -51,6 +51,8 @@ pub enum ErrorKind {
     Request,
     /// The connection failed in the middle of the response's body.
     Body,
+    /// A service of the caller's own, which carries requests to an endpoint, has failed.
+    Service,
     /// The deadline of the request passed before the head of the response had arrived.
     Timeout,
     /// The channel has as many requests under way and waiting as it may have; nothing was sent.
@@ -172,6 +174,7 @@ impl Error {
             | ErrorKind::Connect
             | ErrorKind::Request
             | ErrorKind::Body
+            | ErrorKind::Service
             | ErrorKind::Timeout
             | ErrorKind::Overloaded => true,
         }
@@ -189,6 +192,7 @@ impl fmt::Display for Error {
             ErrorKind::Connect => "no endpoint accepted a connection",
             ErrorKind::Request => "connection failed before the response",
             ErrorKind::Body => "connection failed during the response",
+            ErrorKind::Service => "endpoint's service failed",
             ErrorKind::Timeout => "request timed out",
             ErrorKind::Overloaded => "service has enough requests under way",
         };
@@ -228,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [ErrorKind; 10] = [
+    const ALL: [ErrorKind; 11] = [
         ErrorKind::Invalid,
         ErrorKind::InvalidRequest,
         ErrorKind::NoRuntime,
@@ -237,6 +241,7 @@ mod tests {
         ErrorKind::Connect,
         ErrorKind::Request,
         ErrorKind::Body,
+        ErrorKind::Service,
         ErrorKind::Timeout,
         ErrorKind::Overloaded,
     ];

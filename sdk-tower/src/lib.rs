@@ -41,7 +41,12 @@
 //! | weigh instances by the load that they report | [`channel::LoadReport`] |
 //! | have failed requests repeated, or slow ones hedged | [`retry`], [`channel::Builder::retry`] |
 //! | bound how many requests are under way and waiting | [`channel::Builder::max_in_flight`] |
-//! | balance something else than HTTP with tower | [`discover::Discover`] |
+//! | call several services by the hosts of URIs | [`router::Router`] |
+//! | balance another protocol, or over a stack of my own | [`layer::Builder`] |
+//! | connect to a database, or speak a protocol of my own | [`tcp::Dialer`] |
+//! | keep my hyper client and let it find services | [`connector::Connector`] |
+//! | keep reqwest's requests and responses | `reqwest_013`, with the feature `reqwest-013` |
+//! | balance with tower's own `Balance` | [`discover::Discover`] |
 //!
 //! # Guarantees
 //!
@@ -81,7 +86,19 @@ pub mod retry;
 mod task;
 mod connect;
 mod balance;
+mod about;
 pub mod channel;
+
+// Other doors to the same balance.
+mod rotation;
+pub mod layer;
+pub mod tcp;
+pub mod names;
+pub mod connector;
+pub mod router;
+#[cfg(feature = "reqwest-013")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest-013")))]
+pub mod reqwest_013;
 
 pub use channel::Channel;
 pub use error::{Error, ErrorKind, Result};

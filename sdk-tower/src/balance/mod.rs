@@ -120,8 +120,8 @@ pub(crate) struct Rules {
     pub(crate) age_every: Duration,
 }
 
-#[cfg(test)]
 impl Rules {
+    /// What nobody has chosen otherwise.
     pub(crate) fn of(policy: Policy) -> Self {
         Self {
             policy,

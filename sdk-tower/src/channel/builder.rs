@@ -8,6 +8,7 @@ use futures_core::Stream;
 use http::request::Parts;
 use http::uri::Authority;
 
+use crate::about::About;
 use crate::balance::{
     self, Care, Ejection, HashKey, LoadReport, Lost, MOST_ATTEMPTS, Policy, Rules, Subset,
 };
@@ -22,7 +23,7 @@ use super::admission::Admission;
 use super::effort::Persistence;
 use super::request::{Addressing, Name};
 use super::upstream::Upstream;
-use super::{About, Channel, Core, KeyRule, Keys, Picker};
+use super::{Channel, Core, KeyRule, Keys, Picker};
 
 /// Builds a [`Channel`]; made by [`Channel::builder`] or [`Channel::from_source`].
 #[must_use = "a builder does nothing until it is built"]
@@ -58,7 +59,7 @@ impl<S> Builder<S>
 where
     S: Stream<Item = EndpointSet> + Send + 'static,
 {
-    pub(super) fn new(source: Result<S, Error>) -> Self {
+    pub(crate) fn new(source: Result<S, Error>) -> Self {
         Self {
             source,
             about: About::default(),
@@ -88,7 +89,7 @@ where
         }
     }
 
-    pub(super) fn about(mut self, about: About) -> Self {
+    pub(crate) fn about(mut self, about: About) -> Self {
         self.about = about;
         self
     }

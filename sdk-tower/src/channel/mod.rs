@@ -24,6 +24,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use tower_service::Service;
 
+use crate::about::About;
 use crate::balance::{Balance, Phase, Picker};
 use crate::endpoint::EndpointSet;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -152,14 +153,6 @@ enum Keys {
 /// Makes the key of a request from all but its body.
 type KeyRule = Box<dyn Fn(&Parts) -> Option<HashKey> + Send + Sync>;
 
-/// What errors say of the service, beyond what its endpoint sets tell.
-#[derive(Default)]
-struct About {
-    service: Option<String>,
-    /// Tells why the source has not answered.
-    trouble: Option<Box<dyn Fn() -> Option<Arc<str>> + Send + Sync>>,
-}
-
 impl Channel {
     /// Begins a channel over a source of endpoint sets.
     ///
@@ -241,17 +234,11 @@ impl Keys {
 
 impl Core {
     fn service(&self) -> Option<&str> {
-        self.about.service.as_deref()
+        self.about.service()
     }
 
     fn never_resolved(&self) -> Error {
-        let error = Error::new(ErrorKind::NeverResolved)
-            .about(self.service())
-            .context(format!("no answer within {:?}", self.first_resolution));
-        match self.about.trouble.as_ref().and_then(|trouble| trouble()) {
-            Some(reason) => error.because(&*reason),
-            None => error,
-        }
+        self.about.never_resolved(self.first_resolution)
     }
 
     fn deserted() -> Error {
@@ -259,7 +246,7 @@ impl Core {
     }
 
     fn no_endpoints(&self) -> Error {
-        Error::new(ErrorKind::NoEndpoints).about(self.service())
+        self.about.no_endpoints()
     }
 }
 

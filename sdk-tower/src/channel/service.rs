@@ -5,9 +5,9 @@ use std::fmt;
 use http::uri::Authority;
 use lictor::Client;
 
-use super::{About, Builder, Channel};
-use crate::error::{Error, ErrorKind};
-use crate::source::{HealthSource, trouble};
+use super::{Builder, Channel};
+use crate::about::{Wanted, watched};
+use crate::source::HealthSource;
 
 /// A client whose services can be called; made by [`Channel::builder`].
 #[must_use = "a builder does nothing until it is built"]
@@ -42,21 +42,7 @@ impl ClientBuilder {
     /// instances out, hand a [`HealthSource`] of your own watch to [`Channel::from_source`].
     pub fn service(self, name: impl Into<String>) -> Builder<HealthSource> {
         let name = name.into();
-        let mut about = About {
-            service: Some(name.clone()),
-            trouble: None,
-        };
-        let source = self
-            .client
-            .health()
-            .service(name.as_str())
-            .watch()
-            .map(|watch| {
-                let asked = watch.clone();
-                about.trouble = Some(Box::new(move || trouble(&asked)));
-                HealthSource::new(watch)
-            })
-            .map_err(refused);
+        let (source, about) = watched(&self.client, &Wanted::from(name.clone()));
         let builder = Builder::new(source).about(about);
         // Consul takes names that no URL takes; such a service is then called by its address.
         if name.parse::<Authority>().is_ok() {
@@ -65,16 +51,6 @@ impl ClientBuilder {
             builder
         }
     }
-}
-
-fn refused(err: lictor::Error) -> Error {
-    let kind = match err.kind() {
-        lictor::ErrorKind::NoRuntime => ErrorKind::NoRuntime,
-        _ => ErrorKind::Invalid,
-    };
-    Error::new(kind)
-        .context("the service cannot be watched")
-        .because(err)
 }
 
 impl fmt::Debug for ClientBuilder {

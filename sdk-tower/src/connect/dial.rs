@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use crate::endpoint::{Host, Target};
 
 /// Connects; the addresses of a name are tried in turn. The caller sets the limit.
-pub(super) async fn dial(target: &Target) -> io::Result<TcpStream> {
+pub(crate) async fn dial(target: &Target) -> io::Result<TcpStream> {
     let stream = match target.host() {
         Host::Ip(ip) => TcpStream::connect((*ip, target.port())).await?,
         Host::Name(name) => TcpStream::connect((&**name, target.port())).await?,

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::task::Runtime;
 
 pub(crate) use body::Outgoing;
+pub(crate) use dial::dial;
 pub(crate) use lease::{Fault, Lease, SendFailed};
 pub(crate) use pool::{Checkout, Need, Pool, Unavailable, Waiting};
 

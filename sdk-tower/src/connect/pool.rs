@@ -303,7 +303,7 @@ impl Shared {
     }
 
     async fn open(self: &Arc<Self>) -> Result<Opened, BoxError> {
-        let stream = dial::dial(&self.target).await?;
+        let stream = dial(&self.target).await?;
         let runtime = &self.settings.runtime;
         Ok(match self.settings.protocol {
             Protocol::Http1 => {
