@@ -243,7 +243,7 @@ async fn an_attempt_that_takes_too_long_is_replaced_by_another_within_the_deadli
     let good = Scripted::start(|_| ok()).await;
     let (_registry, channel) = over(&[&stuck, &good], |builder| {
         builder
-            .retry(policy().attempt_timeout(ms(50)))
+            .retry(policy().attempt_timeout(ms(500)))
             .timeout(Duration::from_secs(20))
     });
     let start = Instant::now();
@@ -252,11 +252,11 @@ async fn an_attempt_that_takes_too_long_is_replaced_by_another_within_the_deadli
         let before = Instant::now();
         let response = channel.request(get("/")).await.unwrap();
         assert_eq!(text(response).await, "ok");
-        slow += u32::from(before.elapsed() >= ms(50));
+        slow += u32::from(before.elapsed() >= ms(500));
     }
     assert!(stuck.requests() >= 1);
     assert!(slow >= stuck.requests());
-    assert!(start.elapsed() < Duration::from_secs(15));
+    assert!(start.elapsed() < Duration::from_secs(20));
     eventually("it is told that nobody waits", || {
         stuck.given_up() == stuck.requests()
     })
