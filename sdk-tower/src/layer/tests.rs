@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tower::service_fn;
 
 use super::*;
+use crate::channel::{EndpointState, EndpointStatus};
 use crate::endpoint::{Endpoint, EndpointSet, Target};
 use crate::error::ErrorKind;
 use crate::source::{self, Feed};
@@ -369,7 +370,8 @@ async fn the_service_of_an_endpoint_that_leaves_is_dropped_although_nobody_calls
     let alive = || world.alive.load(Ordering::SeqCst);
     let before = alive();
     feed.set(set(&[2]));
-    while balanced.endpoints().iter().any(|e| e.target.port() == 1) {
+    let is_there = |e: &EndpointStatus| e.target.port() == 1 && e.state != EndpointState::Draining;
+    while balanced.endpoints().iter().any(is_there) {
         tokio::task::yield_now().await;
     }
     tokio::task::yield_now().await;
