@@ -11,8 +11,8 @@ use super::aim::Aim;
 use super::attempt::{next_index, since};
 use super::claims::Claim;
 use super::held::Hold;
-use super::keeper::Taken;
 use super::lease::{Lease, Tenure};
+use super::pursuit::Taken;
 use super::roster::{Prefix, Roster, Scene, Standing};
 use super::seat::{self, Bid, Swept};
 use super::waiting::{Claimed, Patience, Sight, UNCHANGED, Waiting, long_wait};
@@ -274,7 +274,8 @@ impl Seeker<'_> {
     }
 
     async fn look(&mut self) -> Result<Scene> {
-        let list = self.client.kv().list(self.wish.prefix.folder());
+        // On the way that the try takes: to change it would wake another thread.
+        let list = self.client.kv().list(self.wish.prefix.folder()).beat();
         let (pairs, meta) = list.await?.into_parts();
         let scene = Scene::read(self.wish.prefix, pairs, meta.index().unwrap_or(0))?;
         self.waiting.answered();

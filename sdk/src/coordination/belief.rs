@@ -59,6 +59,11 @@ impl Belief {
         self.clock
     }
 
+    /// Whether whoever asks is polled by the runtime that its keeper runs on.
+    pub(super) fn is_at_home(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id())
+    }
+
     /// How much longer the session is believed in, or why it no longer is.
     pub(super) fn check(&self) -> Result<Duration, Lost> {
         let now = self.clock.now();

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::attempt::Released;
 use super::held::{Held, Hold};
-use super::keeper::Order;
 use super::lease::{Lease, Tenure};
+use super::pursuit::Order;
 use super::state::{LossCause, Lost};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -41,9 +39,11 @@ impl Grip {
     ///
     /// Once polled, it goes on in the background even if the future is dropped.
     pub(super) async fn release(mut self) -> Result<Released> {
-        let released = match self.let_go().await {
-            Ok(released) => released,
-            Err(_) => match self.held.hold.check() {
+        self.released = true;
+        self.held.hold.end(Lost::new(LossCause::Released));
+        let released = match self.tenure.release(&self.held.hold).await {
+            Some(released) => released,
+            None => match self.held.hold.check() {
                 Err(lost) if lost.cause() != LossCause::Ended => Ok(Released::WasLost),
                 _ => Err(Error::new(ErrorKind::Closed)
                     .context("the task that keeps the lease has ended")),
@@ -58,23 +58,15 @@ impl Grip {
         }
         released
     }
-
-    /// Stops believing, and has the keeper give up what is held.
-    fn let_go(&mut self) -> oneshot::Receiver<Result<Released>> {
-        let (reply, outcome) = oneshot::channel();
-        if !std::mem::replace(&mut self.released, true) {
-            self.held.hold.end(Lost::new(LossCause::Released));
-            self.tenure.order(Order::Release {
-                hold: Arc::clone(&self.held.hold),
-                reply: Some(reply),
-            });
-        }
-        outcome
-    }
 }
 
 impl Drop for Grip {
+    /// Stops believing, and has the keeper give up what is held.
     fn drop(&mut self) {
-        drop(self.let_go());
+        if !self.released {
+            let hold = &self.held.hold;
+            hold.end(Lost::new(LossCause::Released));
+            self.tenure.order(Order::Release(Arc::clone(hold)));
+        }
     }
 }

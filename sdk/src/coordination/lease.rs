@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-use super::aim::Aim;
+use super::aim::{self, Aim};
+use super::attempt::Released;
 use super::belief::Belief;
+use super::book::Book;
 use super::claims::{Claim, Claims};
 use super::clock::Clock;
 use super::held::Hold;
-use super::keeper::{Born, Keeper, Order, Taken};
+use super::keeper::{GOODBYE, Keeper};
 use super::profile::Profile;
+use super::pursuit::{Deed, Order, Taken};
 use super::session::Plan;
 use super::state::LeaseState;
 use crate::client::Client;
@@ -209,7 +213,8 @@ pub(super) struct Tenure {
     pub(super) session: SessionId,
     pub(super) belief: Arc<Belief>,
     pub(super) claims: Arc<Claims>,
-    orders: mpsc::UnboundedSender<Order>,
+    client: Client,
+    book: Arc<Book>,
     worker: Mutex<Option<Worker<Result<()>>>>,
 }
 
@@ -227,43 +232,52 @@ impl Tenure {
             clock: lease.clock,
             runtime: runtime.clone(),
             orders: inbox,
-            to_self: orders.clone(),
+            to_self: orders,
             state: Arc::clone(&lease.state),
         };
         // The task is there before the first request: who drops this future drops the worker.
         let worker = Worker::spawn(&runtime, |stop| keeper.run(stop, ready));
-        let Born { session, belief } = born.await.map_err(|_| ended())??;
+        let book = born.await.map_err(|_| ended())??;
         Ok(Arc::new(Self {
-            session,
-            belief,
+            session: book.session.clone(),
+            belief: Arc::clone(&book.belief),
             claims: Arc::new(Claims::new()),
-            orders,
+            client: lease.client.clone(),
+            book,
             worker: Mutex::new(Some(worker)),
         }))
     }
 
     /// Asks the keeper for something; `false` if it has ended.
     pub(super) fn order(&self, order: Order) -> bool {
-        self.orders.send(order).is_ok()
+        self.book.order(order)
     }
 
-    /// Has the keeper try once.
+    /// Tries once.
     ///
-    /// Cancel safe: what it takes that nobody waits for any more, it gives up.
+    /// Cancel safe: what it takes that nobody waits for any more, the keeper gives up.
     pub(super) async fn take(&self, aim: Aim, claim: Claim) -> Taken {
-        let (reply, answer) = oneshot::channel();
-        let mut awaited = Awaited {
-            tenure: self,
-            answer,
+        let (client, session) = (self.client.clone(), self.session.clone());
+        let belief = Arc::clone(&self.belief);
+        let request = async move {
+            let tried = aim.attempt(&client, &session, &belief).await;
+            Deed::Tried(aim, claim, tried)
         };
-        match self.order(Order::Take { aim, claim, reply }) {
-            true => (&mut awaited.answer).await.unwrap_or(Taken::SessionGone),
-            false => Taken::SessionGone,
-        }
+        self.book.take(request).await
     }
 
-    fn give_up(&self, hold: Arc<Hold>) {
-        self.order(Order::Release { hold, reply: None });
+    /// Gives up what is held, which has been ended before; `None` if the session ends, and
+    /// everything with it.
+    ///
+    /// Cancel safe: once polled, the keeper brings it to its end.
+    pub(super) async fn release(&self, hold: &Arc<Hold>) -> Option<Result<Released>> {
+        let (client, held) = (self.client.clone(), Arc::clone(hold));
+        let deadline = Instant::now() + GOODBYE;
+        let request = async move {
+            let result = aim::give_up(&client, &held, deadline).await;
+            Deed::Unlocked(held, result)
+        };
+        self.book.release(hold, request).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -272,22 +286,6 @@ impl Tenure {
         match worker {
             Some(worker) => worker.stop().await.unwrap_or_else(|| Err(ended())),
             None => Ok(()),
-        }
-    }
-}
-
-/// An answer of the keeper that may have come when it is waited for no longer.
-struct Awaited<'a> {
-    tenure: &'a Tenure,
-    answer: oneshot::Receiver<Taken>,
-}
-
-impl Drop for Awaited<'_> {
-    fn drop(&mut self) {
-        // From now on the keeper knows.
-        self.answer.close();
-        if let Ok(Taken::Won(hold)) = self.answer.try_recv() {
-            self.tenure.give_up(hold);
         }
     }
 }

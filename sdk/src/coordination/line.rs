@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::keeper::Order;
 use super::lease::Tenure;
+use super::pursuit::Order;
 use super::ticket::{self, Folder, Queued, TICKET_FLAGS, Ticket};
 use super::waiting::UNCHANGED;
 use crate::api::kv::Pair;

@@ -115,6 +115,8 @@ mod attempt;
 mod seat;
 mod aim;
 mod ticket;
+mod pursuit;
+mod book;
 mod keeper;
 mod lease;
 mod grip;

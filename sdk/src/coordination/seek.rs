@@ -10,9 +10,9 @@ use super::aim::Aim;
 use super::attempt::{MOST_OPERATIONS, Want, next_index, since};
 use super::claims::Claim;
 use super::held::Hold;
-use super::keeper::Taken;
 use super::lease::{Lease, Tenure};
 use super::line::{Joined, Manner, Stand, Turn, struck};
+use super::pursuit::Taken;
 use super::role::Roles;
 use super::roster::SEMAPHORE_FLAGS;
 use super::waiting::{Claimed, Patience, Sight, UNCHANGED, Waiting, long_wait};
@@ -305,7 +305,9 @@ impl Seeker<'_> {
     async fn look(&mut self) -> Result<Vec<View>> {
         let mut views = Vec::with_capacity(self.goal.keys.len());
         for (place, key) in self.goal.keys.iter().enumerate() {
-            let (pair, meta) = self.client.kv().get(key.as_str()).await?.into_parts();
+            // On the way that the try takes: to change it would wake another thread.
+            let read = self.client.kv().get(key.as_str()).beat();
+            let (pair, meta) = read.await?.into_parts();
             let view = View {
                 index: meta.index().unwrap_or(0),
                 pair,
