@@ -148,8 +148,9 @@ mod consul {
                     });
                 }
                 hammering.wait().await;
-                client.session().destroy(guard.session()).await.unwrap();
+                // The delay begins when the servers end the session, which is after this.
                 let destroyed = Instant::now();
+                client.session().destroy(guard.session()).await.unwrap();
                 guard.lost().await;
                 let lost = Instant::now();
                 let (held, next) = hammers.join_next().await.unwrap().unwrap();
@@ -198,8 +199,9 @@ mod consul {
                     });
                 }
                 sleep(Duration::from_millis(300)).await;
-                client.session().destroy(dies.session()).await.unwrap();
+                // The delay begins when the servers end the session, which is after this.
                 let destroyed = Instant::now();
+                client.session().destroy(dies.session()).await.unwrap();
                 dies.lost().await;
                 let lost = Instant::now();
                 let (held, next) = hammers.join_next().await.unwrap().unwrap();
