@@ -62,9 +62,9 @@
 //!   sent is not sent again, but for one case that [`Channel`] names, or where a
 //!   [`RetryPolicy`](retry::RetryPolicy) says so: within a budget, and never what may not be
 //!   repeated.
-//! - A pick takes no lock and allocates nothing, under every policy, and costs about the same for ten
-//!   endpoints as for ten thousand. A channel runs one task that follows its source, and one for each connection; all
-//!   end with the channel.
+//! - A pick takes no lock and allocates nothing, under every policy, and costs about the same for
+//!   ten endpoints as for ten thousand. A channel runs one task that follows its source, and one for
+//!   each connection; all end with the channel.
 
 // The order of the `mod` lines below is the layering: a module may name, with `crate::`, only
 // modules declared above it. `tests/tidy.rs` checks it.
