@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,7 +18,7 @@ use lictor::registration::Registration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// An instance that serves each connection as it is told.
 pub struct Backend {
@@ -103,6 +103,32 @@ impl Backend {
         self.registration.close().await?;
         Ok(self.tasks)
     }
+}
+
+/// Three instances that answer every HTTP request with their names.
+///
+/// # Errors
+///
+/// Those of [`Backend::start`].
+pub async fn three(client: &Client, service: &str) -> Result<Vec<Backend>> {
+    let mut backends = Vec::new();
+    for name in ["one", "two", "three"] {
+        backends.push(Backend::http(client, service, name).await?);
+    }
+    Ok(backends)
+}
+
+/// The name that an instance has answered with.
+///
+/// # Errors
+///
+/// If the answer breaks off.
+pub async fn name_in<B>(answer: Response<B>) -> Result<String>
+where
+    B: Body<Error: Into<Error>>,
+{
+    let body = answer.into_body().collect().await.map_err(Into::into)?;
+    Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }
 
 /// Takes all of them out of Consul.

@@ -21,7 +21,7 @@ use lictor::Client;
 use lictor_examples::backend::{self, Backend};
 use lictor_examples::place::{Options, Place};
 use lictor_examples::summary::{Calls, Summary};
-use lictor_examples::{Result, status};
+use lictor_examples::{Result, example};
 use lictor_tower::Channel;
 use lictor_tower::channel::Protocol;
 use tonic_health::ServingStatus;
@@ -30,18 +30,9 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
-const USAGE: &str = "usage: balanced_grpc [--consul URL] [--json]
-without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::of(USAGE, std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    let outcome = run(&options).await;
-    let outcome = outcome.map(|summary| summary.tell(options.json));
-    status("balanced_grpc", outcome)
+    example("balanced_grpc", std::env::args().skip(1), run).await
 }
 
 async fn run(options: &Options) -> Result<Summary> {

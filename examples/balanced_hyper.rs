@@ -14,29 +14,20 @@
 use std::process::ExitCode;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http::Request;
+use http_body_util::Empty;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::rt::TokioExecutor;
-use lictor_examples::backend::{self, Backend};
+use lictor_examples::backend;
 use lictor_examples::place::{Options, Place};
 use lictor_examples::summary::{Calls, Summary};
-use lictor_examples::{Error, Result, status};
+use lictor_examples::{Result, example};
 use lictor_tower::Channel;
 use lictor_tower::connector::Connector;
 
-const USAGE: &str = "usage: balanced_hyper [--consul URL] [--json]
-without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::of(USAGE, std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    let outcome = run(&options).await;
-    let outcome = outcome.map(|summary| summary.tell(options.json));
-    status("balanced_hyper", outcome)
+    example("balanced_hyper", std::env::args().skip(1), run).await
 }
 
 async fn run(options: &Options) -> Result<Summary> {
@@ -44,10 +35,7 @@ async fn run(options: &Options) -> Result<Summary> {
     let client = place.client()?;
     // A name of its own, so that a second run on the same Consul is not in the way.
     let service = format!("hyper-{}", std::process::id());
-    let mut servers = Vec::new();
-    for name in ["one", "two", "three"] {
-        servers.push(Backend::http(&client, &service, name).await?);
-    }
+    let mut servers = backend::three(&client, &service).await?;
 
     // hyper-util's own client: the connector opens its connections.
     let connector = Connector::new(client.clone())?;
@@ -56,7 +44,7 @@ async fn run(options: &Options) -> Result<Summary> {
     let mut pooled = Calls::default();
     for _ in 0..300 {
         let uri = format!("http://{service}/").parse()?;
-        let called = async { text(http.get(uri).await?).await };
+        let called = async { backend::name_in(http.get(uri).await?).await };
         pooled.note(called.await);
     }
 
@@ -92,14 +80,5 @@ async fn run(options: &Options) -> Result<Summary> {
 
 async fn call(channel: &Channel) -> Result<String> {
     let request = Request::get("/").body(Empty::<Bytes>::new())?;
-    text(channel.request(request).await?).await
-}
-
-/// Each server answers with its name.
-async fn text<B>(response: Response<B>) -> Result<String>
-where
-    B: hyper::body::Body<Error: Into<Error>>,
-{
-    let body = response.into_body().collect().await.map_err(Into::into)?;
-    Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
+    backend::name_in(channel.request(request).await?).await
 }

@@ -11,25 +11,16 @@
 
 use std::process::ExitCode;
 
-use lictor_examples::backend::{self, Backend};
+use lictor_examples::backend;
 use lictor_examples::place::{Options, Place};
 use lictor_examples::summary::{Calls, Summary};
-use lictor_examples::{Result, status};
+use lictor_examples::{Result, example};
 use lictor_tower::reqwest_013::{Client, Resolver};
 use lictor_tower::router::Router;
 
-const USAGE: &str = "usage: balanced_reqwest [--consul URL] [--json]
-without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::of(USAGE, std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    let outcome = run(&options).await;
-    let outcome = outcome.map(|summary| summary.tell(options.json));
-    status("balanced_reqwest", outcome)
+    example("balanced_reqwest", std::env::args().skip(1), run).await
 }
 
 async fn run(options: &Options) -> Result<Summary> {
@@ -37,10 +28,7 @@ async fn run(options: &Options) -> Result<Summary> {
     let consul = place.client()?;
     // A name of its own, so that a second run on the same Consul is not in the way.
     let service = format!("reqwest-{}", std::process::id());
-    let mut servers = Vec::new();
-    for name in ["one", "two", "three"] {
-        servers.push(Backend::http(&consul, &service, name).await?);
-    }
+    let mut servers = backend::three(&consul, &service).await?;
     let url = format!("http://{service}.service.consul/");
 
     // Where lictor is built with its feature `tls`, reqwest wants to be told whose cryptography it is

@@ -22,12 +22,9 @@ use std::time::Duration;
 use lictor::Client;
 use lictor::coordination::{FencingToken, Next, Profile, Role, Term};
 use lictor_examples::place::{Options, Place};
-use lictor_examples::{Result, status};
+use lictor_examples::{Findings, Result, example, status};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-
-const USAGE: &str = "usage: failover_job [--consul URL] [--json]
-without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
 
 /// The first argument of a process that campaigns.
 const CANDIDATE: &str = "--candidate";
@@ -35,16 +32,13 @@ const CANDIDATE: &str = "--candidate";
 #[tokio::main]
 async fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = match args.as_slice() {
+    match args.as_slice() {
         [role, name, address, key, mark] if role == CANDIDATE => {
-            campaign(name, address, key, mark).await.map(|()| true)
+            let outcome = campaign(name, address, key, mark).await;
+            status("failover_job", outcome.map(|()| true))
         }
-        _ => match Options::of(USAGE, args.into_iter()) {
-            Ok(options) => direct(&options).await,
-            Err(status) => return status,
-        },
-    };
-    status("failover_job", outcome)
+        _ => example("failover_job", args.into_iter(), direct).await,
+    }
 }
 
 // --- A candidate ---------------------------------------------------------------------------------
@@ -123,7 +117,7 @@ async fn asked_to_stop() {
 // --- The director --------------------------------------------------------------------------------
 
 /// Starts three candidates, and makes two of them leave; whether all was well.
-async fn direct(options: &Options) -> Result<bool> {
+async fn direct(options: &Options) -> Result<Report> {
     let place = Place::find(options).await?;
     let mut stage = Stage::set(&place.client()?)?;
 
@@ -152,12 +146,7 @@ async fn direct(options: &Options) -> Result<bool> {
         tokens: stage.terms.iter().map(|term| term.token).collect(),
         overlaps: stage.overlaps,
     };
-    if options.json {
-        println!("{}", report.json());
-    } else {
-        print!("{report}");
-    }
-    Ok(report.is_good())
+    Ok(report)
 }
 
 /// The candidates, and what they have told.
@@ -344,7 +333,7 @@ struct Report {
     overlaps: usize,
 }
 
-impl Report {
+impl Findings for Report {
     fn is_good(&self) -> bool {
         self.overlaps == 0 && self.tokens.is_sorted_by(|former, next| former < next)
     }

@@ -7,14 +7,47 @@ pub mod place;
 pub mod report;
 pub mod summary;
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
+
+use crate::place::Options;
 
 /// Whatever went wrong.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// What an example's steps return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an example has come to; it displays for people.
+pub trait Findings: fmt::Display {
+    /// The same as one line of JSON.
+    fn json(&self) -> String;
+
+    /// Whether all went as it should; else the example ends with status 1.
+    fn is_good(&self) -> bool;
+}
+
+/// Runs an example as these arguments ask for, and tells what it has come to.
+pub async fn example<F: Findings>(
+    name: &str,
+    args: impl Iterator<Item = String>,
+    run: impl AsyncFnOnce(&Options) -> Result<F>,
+) -> ExitCode {
+    let options = match Options::of(name, args) {
+        Ok(options) => options,
+        Err(status) => return status,
+    };
+    let outcome = run(&options).await.map(|findings| {
+        if options.json {
+            println!("{}", findings.json());
+        } else {
+            print!("{findings}");
+        }
+        findings.is_good()
+    });
+    status(name, outcome)
+}
 
 /// The status that an example ends with: of a run that came to something good or bad, or failed.
 ///

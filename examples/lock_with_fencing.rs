@@ -25,29 +25,14 @@ use lictor::Client;
 use lictor::api::txn::KvOp;
 use lictor::coordination::{FenceGate, FencingToken, Lost, Profile, StaleToken};
 use lictor_examples::place::{Options, Place};
-use lictor_examples::{Result, status};
+use lictor_examples::{Findings, Result, example};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-const USAGE: &str = "usage: lock_with_fencing [--consul URL] [--json]
-without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::of(USAGE, std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    let outcome = run(&options).await.map(|report| {
-        if options.json {
-            println!("{}", report.json());
-        } else {
-            print!("{report}");
-        }
-        report.is_good()
-    });
-    status("lock_with_fencing", outcome)
+    example("lock_with_fencing", std::env::args().skip(1), run).await
 }
 
 // --- The resource --------------------------------------------------------------------------------
@@ -245,7 +230,7 @@ struct Report {
     data: Option<String>,
 }
 
-impl Report {
+impl Findings for Report {
     /// Whether nothing of the stale holder's got through, wherever it tried.
     fn is_good(&self) -> bool {
         self.late.by_journal.is_some()

@@ -47,7 +47,11 @@ impl Options {
     /// # Errors
     ///
     /// The status to end with: after the usage that was asked for, or after a wrong argument.
-    pub fn of(usage: &str, args: impl Iterator<Item = String>) -> Result<Self, ExitCode> {
+    pub fn of(example: &str, args: impl Iterator<Item = String>) -> Result<Self, ExitCode> {
+        let usage = format!(
+            "usage: {example} [--consul URL] [--json]\n\
+             without --consul and CONSUL_HTTP_ADDR it brings an agent of its own"
+        );
         match Self::parse(args) {
             Ok(options) if options.help => {
                 println!("{usage}");

@@ -30,7 +30,7 @@ use lictor::registration::Registration;
 use lictor_examples::load::Load;
 use lictor_examples::place::{Options, Place};
 use lictor_examples::report::Report;
-use lictor_examples::{Error, Result, status, until};
+use lictor_examples::{Error, Result, example, until};
 use lictor_tower::Channel;
 use lictor_tower::endpoint::Target;
 use lictor_tower::source::{HealthSource, SrvSource};
@@ -47,24 +47,9 @@ const TTL: Duration = Duration::from_secs(2);
 /// How long a server goes on serving after it has deregistered, for clients that hear of it late.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
-const USAGE: &str = "usage: quickstart [--consul URL] [--json]
-without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::of(USAGE, std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    let outcome = run(&options).await.map(|report| {
-        if options.json {
-            println!("{}", report.json());
-        } else {
-            print!("{report}");
-        }
-        report.is_good()
-    });
-    status("quickstart", outcome)
+    example("quickstart", std::env::args().skip(1), run).await
 }
 
 async fn run(options: &Options) -> Result<Report> {

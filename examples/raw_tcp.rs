@@ -16,22 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lictor_examples::backend::{self, Backend};
 use lictor_examples::place::{Options, Place};
 use lictor_examples::summary::{Calls, Summary};
-use lictor_examples::{Result, status};
+use lictor_examples::{Result, example};
 use lictor_tower::tcp::{Connection, Dialer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-const USAGE: &str = "usage: raw_tcp [--consul URL] [--json]
-without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::of(USAGE, std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    let outcome = run(&options).await;
-    let outcome = outcome.map(|summary| summary.tell(options.json));
-    status("raw_tcp", outcome)
+    example("raw_tcp", std::env::args().skip(1), run).await
 }
 
 async fn run(options: &Options) -> Result<Summary> {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use serde_json::json;
+
+use crate::Findings;
 use tokio::time::Instant;
 
 use crate::load::{Failure, Tally};
@@ -43,15 +45,18 @@ impl Report {
             .filter(|one| !self.in_flight(one))
     }
 
+    fn in_flight(&self, failure: &Failure) -> bool {
+        failure.was_sent && failure.began <= self.dead && self.dying <= failure.failed
+    }
+}
+
+impl Findings for Report {
     /// Whether nothing failed that need not have failed.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
+    fn is_good(&self) -> bool {
         self.needless().next().is_none() && self.srv_equals_http != Some(false)
     }
 
-    /// One line of JSON.
-    #[must_use]
-    pub fn json(&self) -> String {
+    fn json(&self) -> String {
         json!({
             "agent": self.agent,
             "calls": self.tally.calls,
@@ -66,10 +71,6 @@ impl Report {
             "srv_equals_http": self.srv_equals_http,
         })
         .to_string()
-    }
-
-    fn in_flight(&self, failure: &Failure) -> bool {
-        failure.was_sent && failure.began <= self.dead && self.dying <= failure.failed
     }
 }
 

@@ -14,26 +14,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::Empty;
 use lictor_examples::backend::{self, Backend};
 use lictor_examples::place::{Options, Place};
 use lictor_examples::summary::{Calls, Summary};
-use lictor_examples::{Result, status, until};
+use lictor_examples::{Result, example, until};
 use lictor_tower::Channel;
 use lictor_tower::source::SrvSource;
 
-const USAGE: &str = "usage: srv_discovery [--consul URL] [--json]
-without --consul and CONSUL_HTTP_ADDR it brings an agent of its own";
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::of(USAGE, std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    let outcome = run(&options).await;
-    let outcome = outcome.map(|summary| summary.tell(options.json));
-    status("srv_discovery", outcome)
+    example("srv_discovery", std::env::args().skip(1), run).await
 }
 
 async fn run(options: &Options) -> Result<Summary> {
@@ -44,10 +35,7 @@ async fn run(options: &Options) -> Result<Summary> {
     let client = place.client()?;
     // A name of its own, so that a second run on the same Consul is not in the way.
     let service = format!("srv-{}", std::process::id());
-    let mut servers = Vec::new();
-    for name in ["one", "two", "three"] {
-        servers.push(Backend::http(&client, &service, name).await?);
-    }
+    let mut servers = backend::three(&client, &service).await?;
 
     // From here on the client side knows the address of a DNS server and nothing else.
     let source = SrvSource::builder(format!("{service}.service.consul"))
@@ -89,7 +77,5 @@ async fn run(options: &Options) -> Result<Summary> {
 
 async fn call(channel: &Channel) -> Result<String> {
     let request = Request::get("/").body(Empty::<Bytes>::new())?;
-    let body = channel.request(request).await?.into_body();
-    let name = body.collect().await?.to_bytes();
-    Ok(String::from_utf8_lossy(&name).into_owned())
+    backend::name_in(channel.request(request).await?).await
 }

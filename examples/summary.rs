@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::Result;
+use crate::{Findings, Result};
 
 /// What an example did, part by part.
 #[derive(Debug)]
@@ -44,26 +44,18 @@ impl Calls {
     }
 }
 
-impl Summary {
-    /// Whether no call failed.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
-        self.parts.iter().all(|(_, calls)| calls.failed.is_empty())
+impl Findings for Summary {
+    fn json(&self) -> String {
+        let parts = self.parts.iter().map(|(what, calls)| {
+            json!({ "what": what, "answered": calls.answered, "failed": calls.failed })
+        });
+        let parts: Vec<_> = parts.collect();
+        json!({ "agent": self.agent, "parts": parts }).to_string()
     }
 
-    /// Tells it as is asked for, and whether it is good.
-    #[must_use]
-    pub fn tell(&self, as_json: bool) -> bool {
-        if as_json {
-            let parts = self.parts.iter().map(|(what, calls)| {
-                json!({ "what": what, "answered": calls.answered, "failed": calls.failed })
-            });
-            let parts: Vec<_> = parts.collect();
-            println!("{}", json!({ "agent": self.agent, "parts": parts }));
-        } else {
-            print!("{self}");
-        }
-        self.is_good()
+    /// Whether no call failed.
+    fn is_good(&self) -> bool {
+        self.parts.iter().all(|(_, calls)| calls.failed.is_empty())
     }
 }
 
