@@ -1,5 +1,7 @@
 //! Random numbers for picks: fast, one generator per handle, repeatable from a seed.
 
+use super::hash;
+
 /// A xorshift64* generator: good enough to spread load, no use for secrets.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
@@ -7,12 +9,8 @@ pub(crate) struct Rng(u64);
 impl Rng {
     /// Neighbouring seeds give unrelated sequences: the seed goes through splitmix64 first.
     pub(crate) fn seeded(seed: u64) -> Self {
-        let mut mixed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^= mixed >> 31;
         // Zero is the one state that xorshift cannot leave.
-        Self(if mixed == 0 { 1 } else { mixed })
+        Self(hash::mix(seed).max(1))
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -117,7 +117,8 @@ impl<S> Snapshot<S> {
         }
     }
 
-    /// Arranges candidates into tiers.
+    /// Arranges candidates into tiers. How the traffic is spread over distances is reckoned by
+    /// [`spread`](Self::spread), once it is known who is well.
     ///
     /// "A client MUST attempt to contact the target host with the lowest-numbered priority it can
     /// reach" (RFC 2782). Within a priority, weight 0 is for when nobody else is left.
@@ -150,15 +151,13 @@ impl<S> Snapshot<S> {
             let before = before.tiers.iter().find(|tier| tier.rank == rank);
             tiers.push(Tier::new(rank, tier, rules.policy, before, rng));
         }
-        let snapshot = Self {
+        Self {
             known: true,
             groups: groups(&tiers),
             tiers: tiers.into(),
             median,
             panics: AtomicBool::new(false),
-        };
-        snapshot.spread(now);
-        snapshot
+        }
     }
 
     /// Whether there are distances between which the traffic is to be spread.
@@ -459,7 +458,9 @@ impl<S> Snapshot<S> {
 
     pub(crate) fn seated(policy: Policy, seats: &[Seat<S>], now: Tick) -> Self {
         let rules = Rules::of(policy);
-        Self::arranged(seats, &rules, &Self::unknown(), &mut Rng::seeded(1), now)
+        let snapshot = Self::arranged(seats, &rules, &Self::unknown(), &mut Rng::seeded(1), now);
+        snapshot.spread(now);
+        snapshot
     }
 }
 
