@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
-use tokio::time::Instant;
 
 use crate::about::About;
 use crate::balance::{
-    self, Backend, Balance, Candidate, Choice, InFlight, MOST_ATTEMPTS, Phase, Picker, Policy, Rng,
-    Rules, Tried,
+    self, Absence, Backend, Balance, Candidate, Choice, InFlight, MOST_ATTEMPTS, Picker, Policy,
+    Rng, Rules, Tried,
 };
 use crate::channel::EndpointStatus;
 use crate::endpoint::{EndpointSet, Target};
@@ -133,19 +132,13 @@ impl<S: Backend> Rotation<S> {
 
     /// Waits until there is somebody, from now on as long as for the first resolution.
     pub(crate) async fn wait_ready(&self) -> Result<()> {
-        let mut phase = self.balance.phase();
-        let ready = phase.wait_for(|phase| *phase == Phase::Ready);
         let limit = self.options.first_resolution;
-        if tokio::time::timeout(limit, ready).await.is_ok() {
-            return Ok(());
-        }
-        let last = *phase.borrow();
-        match last {
-            Phase::Ready => Ok(()),
-            Phase::Empty => Err(self.about.no_endpoints()),
-            Phase::Unknown if self.balance.is_deserted() => Err(deserted()),
-            Phase::Unknown => Err(self.about.never_resolved(limit)),
-        }
+        let ready = self.balance.ready_within(limit);
+        ready.await.map_err(|absence| match absence {
+            Absence::Empty => self.about.no_endpoints(),
+            Absence::Unknown => self.about.never_resolved(limit),
+            Absence::Deserted => deserted(),
+        })
     }
 
     /// Begins the wait for the first resolution; its time runs from here on.
@@ -158,15 +151,7 @@ impl<S: Backend> Rotation<S> {
         if left.is_zero() {
             return Err(self.about.never_resolved(limit));
         }
-        let due = Instant::now().checked_add(left);
-        let mut phase = self.balance.phase();
-        Ok(Box::pin(async move {
-            let known = phase.wait_for(|phase| *phase != Phase::Unknown);
-            match due {
-                Some(due) => drop(tokio::time::timeout_at(due, known).await),
-                None => drop(known.await),
-            }
-        }))
+        Ok(Box::pin(self.balance.resolved(left)))
     }
 }
 

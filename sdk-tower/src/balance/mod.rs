@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::task::Worker;
 
@@ -206,6 +207,39 @@ impl<S: Backend> Balance<S> {
         self.phase.subscribe()
     }
 
+    /// Waits until there is somebody to call, at most so long.
+    pub(crate) async fn ready_within(&self, limit: Duration) -> Result<(), Absence> {
+        let mut phase = self.phase();
+        // The sender is in this value, which the caller keeps: the wait ends in no other way.
+        let ready = phase.wait_for(|phase| *phase == Phase::Ready);
+        if tokio::time::timeout(limit, ready).await.is_ok() {
+            return Ok(());
+        }
+        let last = *phase.borrow();
+        match last {
+            Phase::Ready => Ok(()),
+            Phase::Empty => Err(Absence::Empty),
+            Phase::Unknown if self.is_deserted() => Err(Absence::Deserted),
+            Phase::Unknown => Err(Absence::Unknown),
+        }
+    }
+
+    /// The wait for the first set, which ends after so long without one, too: what came of it is
+    /// seen by the pick that follows.
+    ///
+    /// The time runs from this call on, not from the first poll.
+    pub(crate) fn resolved(&self, left: Duration) -> impl Future<Output = ()> + Send + use<S> {
+        let due = Instant::now().checked_add(left);
+        let mut phase = self.phase();
+        async move {
+            let known = phase.wait_for(|phase| *phase != Phase::Unknown);
+            match due {
+                Some(due) => drop(tokio::time::timeout_at(due, known).await),
+                None => drop(known.await),
+            }
+        }
+    }
+
     /// An endpoint has let the deadline of a request pass without a word.
     ///
     /// Where latencies count, the penalty for the failure is enough.
@@ -267,6 +301,17 @@ impl<S: Backend> Drop for Balance<S> {
             entry.candidate().backend().retire();
         }
     }
+}
+
+/// Why there is nobody to call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Absence {
+    /// The service has no endpoints.
+    Empty,
+    /// Nothing is known of the service yet.
+    Unknown,
+    /// Nothing will ever be, because the runtime of the driver has ended.
+    Deserted,
 }
 
 /// What came of a pick.

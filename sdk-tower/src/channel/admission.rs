@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::balance::{Balance, Phase};
+use crate::balance::Balance;
 use crate::error::{Error, ErrorKind};
 
 use super::upstream::Upstream;
@@ -98,16 +98,10 @@ impl Admission {
         left: Duration,
     ) -> Result<Wait, Error> {
         let queued = self.queue()?;
-        // The time runs from the call on, not from the first poll.
-        let due = Instant::now().checked_add(left);
-        let mut phase = balance.phase();
+        let resolved = balance.resolved(left);
         Ok(Box::pin(async move {
             let _queued = queued;
-            let known = phase.wait_for(|phase| *phase != Phase::Unknown);
-            match due {
-                Some(due) => drop(tokio::time::timeout_at(due, known).await),
-                None => drop(known.await),
-            }
+            resolved.await;
             Ok(None)
         }))
     }

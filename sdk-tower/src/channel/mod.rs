@@ -25,7 +25,7 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use crate::about::About;
-use crate::balance::{Balance, Phase, Picker};
+use crate::balance::{Absence, Balance, Picker};
 use crate::endpoint::EndpointSet;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::retry::Classifier;
@@ -191,20 +191,12 @@ impl Channel {
     ///
     /// Nothing is lost.
     pub async fn wait_ready(&self) -> Result<(), Error> {
-        let mut phase = self.core.balance.phase();
-        let limit = self.core.first_resolution;
-        // The sender is in the balance, which this handle keeps: the wait ends in no other way.
-        let ready = phase.wait_for(|phase| *phase == Phase::Ready);
-        if tokio::time::timeout(limit, ready).await.is_ok() {
-            return Ok(());
-        }
-        let last = *phase.borrow();
-        match last {
-            Phase::Ready => Ok(()),
-            Phase::Empty => Err(self.core.no_endpoints()),
-            Phase::Unknown if self.core.balance.is_deserted() => Err(Core::deserted()),
-            Phase::Unknown => Err(self.core.never_resolved()),
-        }
+        let ready = self.core.balance.ready_within(self.core.first_resolution);
+        ready.await.map_err(|absence| match absence {
+            Absence::Empty => self.core.no_endpoints(),
+            Absence::Unknown => self.core.never_resolved(),
+            Absence::Deserted => Core::deserted(),
+        })
     }
 
     /// The endpoints and how they fare, the preferred ones first; at the end those that have left
