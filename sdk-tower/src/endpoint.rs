@@ -274,6 +274,15 @@ impl Endpoint {
         self.distance
     }
 
+    /// The same for when nobody else can be called, where the farthest of them is so far
+    /// away.
+    ///
+    /// The distance is asked before the priority: one that is near would come before healthy ones
+    /// elsewhere, whatever its priority.
+    pub(crate) fn into_last_resort(self, far: u16) -> Self {
+        self.with_distance(far).with_priority(u16::MAX)
+    }
+
     fn merged(&self, other: &Self) -> Self {
         Self {
             target: self.target.clone(),
@@ -392,6 +401,12 @@ impl fmt::Debug for EndpointSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "EndpointSet({self})")
     }
+}
+
+/// The distance of the farthest.
+pub(crate) fn farthest<'a>(endpoints: impl IntoIterator<Item = &'a Arc<Endpoint>>) -> u16 {
+    let distances = endpoints.into_iter().map(|endpoint| endpoint.distance());
+    distances.max().unwrap_or_default()
 }
 
 /// Checks a DNS name and brings it into one spelling: lower case, no final dot.

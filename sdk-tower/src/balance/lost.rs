@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::{Endpoint, EndpointSet, Target};
+use crate::endpoint::{Endpoint, EndpointSet, Target, farthest};
 
 use super::tick::Tick;
 
@@ -154,8 +154,9 @@ impl Guard {
         let Some(held) = self.held.as_ref().filter(|held| !held.endpoints.is_empty()) else {
             return set.clone();
         };
+        let far = farthest(set);
         let kept = held.endpoints.values().map(|endpoint| match self.lost {
-            Lost::LastResort(_) => Arc::new(Endpoint::clone(endpoint).with_priority(u16::MAX)),
+            Lost::LastResort(_) => Arc::new(Endpoint::clone(endpoint).into_last_resort(far)),
             Lost::Leave | Lost::Stay(_) => Arc::clone(endpoint),
         });
         set.iter().map(Arc::clone).chain(kept).collect()
@@ -259,6 +260,25 @@ mod tests {
             assert_eq!(endpoint.priority(), if is_left { 1 } else { u16::MAX });
         }
         assert_eq!(kept.len(), 10);
+    }
+
+    #[test]
+    fn a_last_resort_that_was_near_comes_after_those_that_are_far() {
+        let near = |port: u16, far: u16| {
+            let endpoint = Endpoint::new(format!("10.0.0.1:{port}").parse().unwrap());
+            endpoint.with_distance(far)
+        };
+        let mut guard = Guard::new(Lost::LastResort(GRACE), 0.5);
+        let all = [near(1, 0), near(2, 0), near(3, 1)];
+        guard.note(&all.into_iter().collect(), at(0));
+        let left: EndpointSet = [near(3, 1)].into_iter().collect();
+        guard.note(&left, at(1));
+        let kept = guard.complete(&left);
+        let ranks = kept.iter().map(|e| (e.distance(), e.priority()));
+        assert_eq!(
+            ranks.collect::<Vec<_>>(),
+            [(1, u16::MAX), (1, u16::MAX), (1, 1)]
+        );
     }
 
     #[test]

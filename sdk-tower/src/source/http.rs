@@ -13,7 +13,7 @@ use lictor::watch::{self, Watch};
 
 use super::place::{Nearness, Place};
 use super::{Source, Status};
-use crate::endpoint::{Endpoint, EndpointSet, Host, Target};
+use crate::endpoint::{Endpoint, EndpointSet, Host, Target, farthest};
 use crate::error::Error;
 
 /// Endpoints from a watch of a service's health.
@@ -167,17 +167,11 @@ impl HealthSource {
         }
         self.skipped = skipped;
         if are_needed(endpoints.len(), critical.len(), self.least_well) {
-            // Behind everybody else, wherever they are.
-            let far = endpoints.iter().map(|endpoint| endpoint.distance()).max();
-            let far = far.unwrap_or_default();
+            let far = farthest(&endpoints);
             let resort = critical
                 .into_iter()
-                .map(|endpoint| endpoint.with_distance(far));
-            endpoints.extend(
-                resort
-                    .map(|endpoint| self.shared(endpoint))
-                    .collect::<Vec<_>>(),
-            );
+                .map(|endpoint| self.shared(endpoint.into_last_resort(far)));
+            endpoints.extend(resort.collect::<Vec<_>>());
         }
         endpoints.into_iter().collect()
     }
@@ -316,7 +310,7 @@ impl<'a> Instance<'a> {
     fn last_resort(&self) -> Option<Endpoint> {
         let target = self.target().ok()?;
         let is_critical = matches!(self.health, Health::Critical);
-        is_critical.then(|| Endpoint::new(target).with_priority(u16::MAX))
+        is_critical.then(|| Endpoint::new(target).into_last_resort(0))
     }
 
     fn target(&self) -> Result<Target, Error> {
