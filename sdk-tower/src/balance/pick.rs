@@ -58,7 +58,7 @@ impl Tried {
         self.len
     }
 
-    fn contains(&self, id: u32) -> bool {
+    pub(crate) fn contains(&self, id: u32) -> bool {
         self.ids.iter().take(self.len).any(|tried| *tried == id)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::balance::Balance;
+use crate::balance::{Balance, Tried};
 use crate::error::{Error, ErrorKind};
 
 use super::upstream::Upstream;
@@ -135,17 +135,23 @@ impl Admission {
 /// the shortest time for which one is left alone.
 const LOOK: Duration = Duration::from_millis(50);
 
-fn has_reachable(balance: &Balance<Upstream>) -> bool {
+/// Whether somebody can be reached, as far as is known, beside those that were tried.
+///
+/// One that is ejected can be: it accepts connections, and a pick takes it where all others refuse.
+/// To wait until its time is over would be to hold back a request that goes through without
+/// [`wait_for_ready`](super::Builder::wait_for_ready).
+pub(super) fn has_reachable(balance: &Balance<Upstream>, tried: &Tried) -> bool {
     let now = balance.now();
     let snapshot = balance.snapshot();
-    let mut entries = snapshot.entries();
-    entries.any(|entry| !entry.candidate().is_avoided(now))
+    let mut candidates = snapshot.entries().map(|entry| entry.candidate());
+    candidates.any(|one| !tried.contains(one.id()) && !one.is_avoided(now))
 }
 
 async fn reachable(balance: Arc<Balance<Upstream>>) {
+    let anybody = Tried::default();
     let mut phase = balance.phase();
     loop {
-        if has_reachable(&balance) {
+        if has_reachable(&balance, &anybody) {
             return;
         }
         // Another set of the same phase is seen at the next look.

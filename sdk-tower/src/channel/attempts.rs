@@ -9,13 +9,16 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::balance::{Candidate, Choice, HashKey, InFlight, Rng, Tried};
-use crate::connect::{Checkout, Fault, Lease, Need, Outgoing, SendFailed, Unavailable, Waiting};
+use crate::connect::{
+    Checkout, Fault, Lease, Need, Outgoing, Protocol, SendFailed, Unavailable, Waiting,
+};
 use crate::error::{Error, ErrorKind};
-use crate::retry::{MayRepeat, Standing, retry_after};
+use crate::retry::{BODY_LIMIT, MayRepeat, Standing, retry_after};
 
 use super::admission::{Entry, Place, Wait};
-use super::effort::{Effort, Enough};
+use super::effort::{Effort, Enough, Persistence};
 use super::future::{Awaited, Sending, State, Step};
+use super::replay::Spare;
 use super::request::{self, Host};
 use super::upstream::Upstream;
 use super::{Core, Picker};
@@ -26,9 +29,11 @@ pub(super) struct Attempts {
     /// Before it is sent, the request; afterwards the request once more without its body, if it
     /// may have to be sent again. It stays in its place, because it is large.
     pub(super) request: Option<Request<Outgoing>>,
+    /// What the copy lacks.
+    pub(super) spare: Spare,
     pub(super) host: Host,
     pub(super) tried: Tried,
-    key: Option<HashKey>,
+    pub(super) key: Option<HashKey>,
     rng: Option<Rng>,
     /// An endpoint of which an idle connection was dead: it is not at fault, and it is tried
     /// again with a new connection if there is nobody else.
@@ -49,14 +54,22 @@ pub(super) struct Attempts {
 impl Attempts {
     pub(super) fn new(
         core: Arc<Core>,
-        request: Option<Request<Outgoing>>,
+        mut request: Option<Request<Outgoing>>,
         host: Host,
         key: Option<HashKey>,
         effort: Option<Box<Effort>>,
     ) -> Self {
+        // A server may say of any request on HTTP/2 that it has not looked at it.
+        let is_shared = core.addressing.protocol == Protocol::Http2;
+        let is_needed = is_shared || effort.as_ref().is_some_and(|effort| effort.may_repeat());
+        let limit = core.persistence.as_ref().map(Persistence::body_limit);
+        let spare = request.as_mut().map_or(Spare::Gone, |request| {
+            Spare::of(request, is_needed, limit.unwrap_or(BODY_LIMIT))
+        });
         Self {
             core,
             request,
+            spare,
             host,
             tried: Tried::of(key),
             key,
@@ -281,21 +294,17 @@ impl Attempts {
             // Every way here has put a request in its place.
             return Step::Fail(self.exhausted(Enough::Nobody));
         };
-        // A server may say of any request on HTTP/2 that it has not looked at it.
-        let is_kept = match &self.effort {
-            Some(effort) => effort.keeps_body() && (effort.may_repeat() || lease.is_shared()),
-            None => {
-                !self.was_sent
-                    && request.body().is_empty()
-                    && (lease.is_shared() || request.method().is_idempotent())
-            }
+        let may_return = match &self.effort {
+            Some(effort) => effort.may_repeat(),
+            None => !self.was_sent && request.method().is_idempotent(),
         };
+        let is_kept = self.spare.is_there() && (may_return || lease.is_shared());
         if is_kept {
             self.request = Some(request::copy(&request));
         }
         if let (Some(effort), Some(rules)) = (&mut self.effort, &self.core.persistence) {
             let _inside = self.core.runtime.enter();
-            effort.sends(rules, !self.was_sent);
+            effort.sends(rules, !self.was_sent && is_kept);
         }
         self.host.write(&mut request, flight.backend());
         let started = Instant::now();
@@ -407,7 +416,8 @@ impl Attempts {
             return false;
         }
         match (&self.effort, &self.core.persistence) {
-            (Some(effort), Some(rules)) => reused && effort.can_repeat(rules).is_ok(),
+            (Some(effort), Some(rules)) => reused && effort.can_repeat(&self.spare, rules).is_ok(),
+            _ if !self.spare.is_empty() => false,
             _ => self.request.as_ref().is_some_and(|copy| {
                 copy.method().is_idempotent() && copy.extensions().get() != Some(&MayRepeat(false))
             }),
@@ -427,15 +437,12 @@ impl Attempts {
     /// The copy of a request that was sent, with its body.
     pub(super) fn repetition(&mut self) -> Option<Request<Outgoing>> {
         let copy = self.request.take()?;
-        match &self.effort {
-            Some(effort) => effort.refill(copy),
-            None => Some(copy),
-        }
+        self.spare.refill(copy)
     }
 
     pub(super) fn pay(&mut self) -> Result<(), Enough> {
         match (&mut self.effort, &self.core.persistence) {
-            (Some(effort), Some(rules)) => effort.pay(rules),
+            (Some(effort), Some(rules)) => effort.pay(&self.spare, rules),
             _ => Err(Enough::Off),
         }
     }

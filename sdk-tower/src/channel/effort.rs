@@ -13,7 +13,7 @@ use crate::retry::{Budget, Delay, Hedge, Latencies, RetryPolicy};
 
 use super::Body;
 use super::hedge::Rival;
-use super::replay::Replay;
+use super::replay::Spare;
 
 /// The options of a channel that repeats requests.
 #[derive(Debug)]
@@ -32,7 +32,6 @@ struct Hedging {
 pub(super) struct Effort {
     /// By its method or by the caller's word.
     may_repeat: bool,
-    body: Kept,
     retries: u32,
     pauses: u32,
     /// A retry is paid for and not sent yet.
@@ -46,14 +45,6 @@ pub(super) struct Effort {
     pub(super) rival: Option<Rival>,
     /// A retry may not be better than this.
     pub(super) held: Option<Response<Body>>,
-}
-
-/// The body of a request, as far as it can be sent again.
-enum Kept {
-    Empty,
-    Replay(Replay),
-    /// It is longer than what is kept.
-    Not,
 }
 
 /// Why a request is not sent again.
@@ -88,36 +79,12 @@ impl Persistence {
         })
     }
 
-    /// Begins a request: it pays its share, and its body is kept if it may be needed.
-    pub(super) fn begin(
-        &self,
-        request: &mut Request<Outgoing>,
-        due: Option<Instant>,
-    ) -> Box<Effort> {
+    /// Begins a request: it pays its share.
+    pub(super) fn begin(&self, request: &Request<Outgoing>, due: Option<Instant>) -> Box<Effort> {
         self.policy.purse().deposit();
-        let limits = self.policy.limits();
-        let may_repeat = self.policy.may_repeat(request);
-        let body = if request.body().is_empty() {
-            Kept::Empty
-        } else if may_repeat {
-            let body = std::mem::replace(request.body_mut(), Outgoing::Empty);
-            match Replay::new(body, limits.body_limit) {
-                Ok((replay, first)) => {
-                    *request.body_mut() = first;
-                    Kept::Replay(replay)
-                }
-                Err(body) => {
-                    *request.body_mut() = body;
-                    Kept::Not
-                }
-            }
-        } else {
-            Kept::Not
-        };
         Box::new(Effort {
-            may_repeat,
-            body,
-            retries: limits.max_retries,
+            may_repeat: self.policy.may_repeat(request),
+            retries: self.policy.limits().max_retries,
             pauses: 0,
             granted: false,
             told: None,
@@ -127,6 +94,10 @@ impl Persistence {
             rival: None,
             held: None,
         })
+    }
+
+    pub(super) fn body_limit(&self) -> usize {
+        self.policy.limits().body_limit
     }
 
     pub(super) fn budget(&self) -> &Budget {
@@ -159,10 +130,10 @@ impl Effort {
             .map(|limit| Box::pin(tokio::time::sleep(limit)));
     }
 
-    /// The request is sent. `first` says that it is for the first time.
+    /// The request is sent. `first` says that it is for the first time, and can be sent again.
     pub(super) fn sends(&mut self, rules: &Persistence, first: bool) {
         self.granted = false;
-        if first && self.may_repeat && !matches!(self.body, Kept::Not) {
+        if first && self.may_repeat {
             self.hedge = rules
                 .hedge_delay()
                 .map(|delay| Box::pin(tokio::time::sleep(delay)));
@@ -181,40 +152,20 @@ impl Effort {
         self.may_repeat
     }
 
-    /// Whether a copy of the request is worth its while.
-    pub(super) fn keeps_body(&self) -> bool {
-        !matches!(self.body, Kept::Not)
-    }
-
-    /// Writes the body into the copy of a request; none if it was let go.
-    pub(super) fn refill(&self, mut copy: Request<Outgoing>) -> Option<Request<Outgoing>> {
-        match &self.body {
-            Kept::Empty => {}
-            Kept::Replay(replay) => *copy.body_mut() = replay.again()?,
-            Kept::Not => return None,
-        }
-        Some(copy)
-    }
-
     /// Whether the request may and can be sent again, whatever it costs.
-    pub(super) fn can_repeat(&self, rules: &Persistence) -> Result<(), Enough> {
+    pub(super) fn can_repeat(&self, spare: &Spare, rules: &Persistence) -> Result<(), Enough> {
         if !self.may_repeat {
             return Err(Enough::NotRepeatable);
         }
-        let is_lost = match &self.body {
-            Kept::Empty => false,
-            Kept::Replay(replay) => replay.is_lost(),
-            Kept::Not => true,
-        };
-        if is_lost {
-            return Err(Enough::Body(rules.policy.limits().body_limit));
+        if spare.is_lost() {
+            return Err(Enough::Body(rules.body_limit()));
         }
         Ok(())
     }
 
     /// Takes one retry for this request, if it may have one.
-    pub(super) fn pay(&mut self, rules: &Persistence) -> Result<(), Enough> {
-        self.can_repeat(rules)?;
+    pub(super) fn pay(&mut self, spare: &Spare, rules: &Persistence) -> Result<(), Enough> {
+        self.can_repeat(spare, rules)?;
         let Some(left) = self.retries.checked_sub(1) else {
             return Err(Enough::Retries(rules.policy.limits().max_retries));
         };
@@ -228,13 +179,8 @@ impl Effort {
 
     /// Takes a hedge for this request; its body has to have gone out whole, for only one attempt
     /// can ask for more of it.
-    pub(super) fn pay_hedge(&self, rules: &Persistence) -> bool {
-        let is_whole = match &self.body {
-            Kept::Empty => true,
-            Kept::Replay(replay) => replay.is_whole(),
-            Kept::Not => false,
-        };
-        self.may_repeat && is_whole && rules.budget().withdraw()
+    pub(super) fn pay_hedge(&self, spare: &Spare, rules: &Persistence) -> bool {
+        self.may_repeat && spare.is_whole() && rules.budget().withdraw()
     }
 
     /// The pause before endpoints are asked once more; none if the request is late by then.

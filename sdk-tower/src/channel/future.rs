@@ -77,7 +77,7 @@ impl ResponseFuture {
     pub(super) fn new(
         core: &Arc<Core>,
         picker: &mut Picker<Upstream>,
-        mut request: Request<Outgoing>,
+        request: Request<Outgoing>,
         host: Host,
         key: Option<HashKey>,
     ) -> Self {
@@ -87,7 +87,7 @@ impl ResponseFuture {
         });
         let due = deadline.as_ref().map(Sleep::deadline);
         let persistence = core.persistence.as_ref();
-        let effort = persistence.map(|rules| rules.begin(&mut request, due));
+        let effort = persistence.map(|rules| rules.begin(&request, due));
         let mut attempts = Attempts::new(Arc::clone(core), Some(request), host, key, effort);
         let state = match attempts.begin(picker) {
             Ok(state) => state,

@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use http::Request;
 use tokio::time::Instant;
 
-use crate::balance::{Choice, InFlight};
+use crate::balance::{Choice, InFlight, Tried};
 use crate::connect::{Checkout, Fault, Lease, Need, Outgoing, SendFailed, Unavailable, Waiting};
 use crate::error::{Error, ErrorKind};
 use crate::retry::{Standing, Verdict};
 
+use super::admission::has_reachable;
 use super::attempts::Attempts;
 use super::future::{Sending, State, Step};
 use super::request;
@@ -63,13 +64,13 @@ impl Attempts {
         let Choice::Picked(flight) = self.pick_beside(&tried) else {
             return;
         };
-        let Some(effort) = &mut self.effort else {
+        let Some(effort) = &self.effort else {
             return;
         };
-        if !effort.pay_hedge(rules) {
+        if !effort.pay_hedge(&self.spare, rules) {
             return;
         }
-        let Some(request) = effort.refill(copy) else {
+        let Some(request) = self.spare.refill(copy) else {
             return;
         };
         tracing::debug!(
@@ -219,14 +220,28 @@ impl Attempts {
         let mut tried = self.tried.clone();
         tried.note(flight.id());
         if self.effort.as_ref()?.rival.is_none() {
-            if !verdict.is_retryable() || tried.len() >= self.core.max_attempts {
+            if !verdict.is_retryable() {
                 return None;
             }
-            let Choice::Picked(next) = self.pick_beside(&tried) else {
-                return None;
+            let id = flight.id();
+            let is_new = tried.len() < self.core.max_attempts;
+            let fresh = is_new.then(|| self.pick_replacement(&tried)).flatten();
+            let returns = fresh.is_none();
+            let next = match fresh {
+                Some(next) => next,
+                // Where there are few, somebody who was asked before is better than to wait on.
+                // What was not sent is tried on so many endpoints and no more.
+                None if is_new || was_sent => {
+                    tried = Tried::of(self.key);
+                    tried.note(id);
+                    self.pick_replacement(&tried)?
+                }
+                None => return None,
             };
-            if was_sent {
+            if was_sent || returns {
                 self.pay().ok()?;
+            }
+            if was_sent {
                 self.request = Some(self.repetition()?);
             }
             let old = mem::replace(state, State::Done);
@@ -238,6 +253,18 @@ impl Attempts {
         self.late_attempt(&old, verdict, error);
         self.tried = tried;
         self.promote()
+    }
+
+    /// Somebody in place of an attempt that has had its time. Who refuses connections is worse
+    /// than a slow answer.
+    fn pick_replacement(&mut self, tried: &Tried) -> Option<InFlight<Upstream>> {
+        if !has_reachable(&self.core.balance, tried) {
+            return None;
+        }
+        match self.pick_beside(tried) {
+            Choice::Picked(next) => Some(next),
+            Choice::Exhausted | Choice::Empty | Choice::Unknown => None,
+        }
     }
 
     fn late_attempt(&mut self, state: &State, verdict: Verdict, error: Error) {

@@ -72,8 +72,9 @@ use upstream::Upstream;
 ///   [`max_attempts`](Builder::max_attempts) endpoints. An endpoint that refuses is left alone for
 ///   100 ms, growing to 5 s, and is tried sooner where 1,000 requests have passed by.
 /// * An endpoint that accepts requests and fares badly is [ejected](Ejection) for a while.
-/// * A request without a body of which an HTTP/2 server says that it has not processed it (RFC
-///   9113, 8.7) counts as not sent.
+/// * A request of which an HTTP/2 server says that it has not processed it (RFC 9113, 8.7) counts
+///   as not sent, with its body if that is no longer than what is
+///   [kept](crate::retry::RetryPolicy::body_limit), 64 KiB unless said otherwise.
 /// * Else what was sent is not sent again, with one exception: a request with an idempotent method
 ///   (RFC 9110, 9.2.2) and no body, whose connection was closed before any response, is sent once
 ///   more, to another endpoint if there is one. Closing an idle connection is every server's

@@ -7,13 +7,83 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::connect::Outgoing;
 use crate::error::BoxError;
 
+/// The body of a request, as far as it can be sent again.
+pub(super) enum Spare {
+    Empty,
+    Kept(Replay),
+    /// It is longer than what is kept, or nobody may ask for it again.
+    Gone,
+}
+
+impl Spare {
+    /// Takes the body of a request into keeping, up to so many bytes, if it may be `needed`.
+    pub(super) fn of(request: &mut Request<Outgoing>, needed: bool, limit: usize) -> Self {
+        if request.body().is_empty() {
+            return Self::Empty;
+        }
+        if !needed {
+            return Self::Gone;
+        }
+        let body = std::mem::replace(request.body_mut(), Outgoing::Empty);
+        match Replay::new(body, limit) {
+            Ok((replay, first)) => {
+                *request.body_mut() = first;
+                Self::Kept(replay)
+            }
+            Err(body) => {
+                *request.body_mut() = body;
+                Self::Gone
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// Whether a copy of the request is worth its while.
+    pub(super) fn is_there(&self) -> bool {
+        !matches!(self, Self::Gone)
+    }
+
+    /// Whether it was let go, or will never be there again.
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Kept(replay) => replay.is_lost(),
+            Self::Gone => true,
+        }
+    }
+
+    /// Whether several attempts can send it at one time: only one can ask for more of it.
+    pub(super) fn is_whole(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Kept(replay) => replay.is_whole(),
+            Self::Gone => false,
+        }
+    }
+
+    /// Writes the body into the copy of a request; none if it was let go.
+    pub(super) fn refill(&self, mut copy: Request<Outgoing>) -> Option<Request<Outgoing>> {
+        match self {
+            Self::Empty => {}
+            Self::Kept(replay) => *copy.body_mut() = replay.again()?,
+            Self::Gone => return None,
+        }
+        Some(copy)
+    }
+}
+
 /// The keeper of a body, from which copies are made for each attempt.
+///
+/// Dropping it says that there will be no other: what goes out from then on is not kept.
 pub(super) struct Replay(Arc<Mutex<Kept>>);
 
 /// Guarded by a lock that two threads ask for only while one attempt is being replaced by the
@@ -27,6 +97,8 @@ struct Kept {
     limit: usize,
     /// It is longer than the limit, or has failed: there is nothing to send again.
     lost: bool,
+    /// Nobody will ask for it again.
+    unneeded: bool,
     /// The number of the last copy. It alone may ask for what comes next: the task of a
     /// connection may hold on to an older copy for a while, and the two would wake each other.
     newest: u32,
@@ -62,6 +134,7 @@ impl Replay {
             size: 0,
             limit,
             lost: false,
+            unneeded: false,
             newest: 0,
             hint,
         })));
@@ -102,6 +175,12 @@ impl Replay {
             passed: 0,
             ended: false,
         })
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        lock(&self.0).unneeded = true;
     }
 }
 
@@ -182,6 +261,11 @@ impl Body for Copy {
         }
         if copy.number != kept.newest {
             return Poll::Ready(Some(Err(TakenOver.into())));
+        }
+        if kept.unneeded && !kept.lost {
+            // A stream of a day's length is answered early, and goes on.
+            kept.lose();
+            copy.next = 0;
         }
         let polled = std::task::ready!(kept.poll(cx));
         match &polled {
@@ -320,6 +404,26 @@ mod tests {
         feed.send(data("two")).unwrap();
         drop(feed);
         assert_eq!(read(next).await.unwrap(), "one two");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_when_there_will_be_no_other_attempt() {
+        let (feed, replay, mut first) = fed(100);
+        feed.send(data("one ")).unwrap();
+        first.frame().await.unwrap().unwrap();
+        let kept = Arc::clone(&replay.0);
+        assert_eq!(lock(&kept).data.len(), 1);
+        drop(replay);
+        feed.send(data("two ")).unwrap();
+        assert_eq!(
+            first.frame().await.unwrap().unwrap().into_data().unwrap(),
+            "two "
+        );
+        assert!(lock(&kept).data.is_empty());
+        feed.send(data("three")).unwrap();
+        drop(feed);
+        assert_eq!(read(first).await.unwrap(), "three");
+        assert!(lock(&kept).data.is_empty());
     }
 
     #[tokio::test]

@@ -27,3 +27,4 @@ pub use policy::{MayRepeat, RetryPolicy};
 pub(crate) use after::retry_after;
 pub(crate) use classify::{Classifier, Standing, is_grpc};
 pub(crate) use hedge::{Delay, Latencies};
+pub(crate) use policy::BODY_LIMIT;

@@ -39,6 +39,9 @@ pub struct RetryPolicy {
     budget: Budget,
 }
 
+/// How long a body may be that is kept for another attempt, as in linkerd.
+pub(crate) const BODY_LIMIT: usize = 64 * 1024;
+
 /// The caller's word on whether a request may be sent twice, as an extension of the request.
 ///
 /// It goes before the method: a `POST` of which the server recognizes the repetition may be
@@ -66,7 +69,7 @@ impl RetryPolicy {
             max_retries: 2,
             methods: Vec::new(),
             attempt_timeout: None,
-            body_limit: 64 * 1024,
+            body_limit: BODY_LIMIT,
             backoff: (Duration::from_millis(25), Duration::from_millis(250)),
             max_retry_after: Duration::from_secs(5),
             budget: Budget::default(),
@@ -94,6 +97,9 @@ impl RetryPolicy {
     /// Sets how long one attempt may take, until the head of the response is there, before the
     /// request is sent to another endpoint in its place.
     ///
+    /// This is one that was not asked yet; if there is none, one that was, but for those that
+    /// refuse connections.
+    ///
     /// It is for requests that may be repeated, and cuts an attempt off only if there is another
     /// in its place: the last one, or one for which the budget has nothing left, goes on until
     /// [`timeout`](crate::channel::Builder::timeout). So a service that turns slow as a whole is
@@ -104,6 +110,9 @@ impl RetryPolicy {
     }
 
     /// Sets how long a body may be, in bytes, that is kept for another attempt.
+    ///
+    /// On HTTP/2 this is every body, because a server may say of any request that it has not
+    /// processed it; else that of requests that may be repeated.
     ///
     /// It is kept as it is sent, without copying where its data are [`bytes::Bytes`]; one that
     /// turns out to be longer is let go, and its request is not sent again. 0 keeps none. Default

@@ -1,9 +1,10 @@
 //! How many requests are under way and waiting at one time, and for what they wait.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use lictor_tower::channel::{Channel, Protocol, ResponseFuture};
+use lictor_tower::channel::{Channel, Ejection, EndpointState, Protocol, ResponseFuture};
 use lictor_tower::endpoint::Target;
 use lictor_tower::error::ErrorKind;
 use tokio::net::TcpListener;
@@ -225,6 +226,44 @@ async fn a_request_may_wait_for_an_endpoint_that_accepts_connections() {
         assert_eq!(answer.unwrap(), server.port().to_string());
     }
     assert_eq!(in_flight(&channel), 0);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_is_not_held_back_by_an_ejection() {
+    let server = Server::start().await;
+    let (registry, told) = registry();
+    registry.tell(&[&server.target, &nobody().await]);
+    let long = Duration::from_secs(60);
+    let channel = Channel::from_source(told)
+        .ejection(Ejection::default().times(long, long))
+        .wait_for_ready(Duration::from_secs(30))
+        .build()
+        .unwrap();
+    let is_ejected = || {
+        let mut states = channel.endpoints().into_iter().map(|one| one.state);
+        states.any(|state| matches!(state, EndpointState::Ejected { .. }))
+    };
+    server.seen.fails.store(true, Ordering::SeqCst);
+    while !is_ejected() {
+        channel.request(get("/")).await.unwrap();
+    }
+    let addr = format!("127.0.0.1:{}", server.port());
+    server.stop().await;
+    let mut calls = JoinSet::new();
+    for _ in 0..10 {
+        let call = channel.request(get("/"));
+        calls.spawn(async move { text(call.await.unwrap()).await });
+    }
+    eventually("both have refused", || {
+        channel.endpoints().iter().all(|one| one.is_avoided)
+    })
+    .await;
+    let start = Instant::now();
+    let server = Server::on(TcpListener::bind(addr).await.unwrap(), Protocol::Http1);
+    while let Some(answer) = calls.join_next().await {
+        assert_eq!(answer.unwrap(), server.port().to_string());
+    }
+    assert!(start.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test]

@@ -175,14 +175,31 @@ async fn a_request_that_a_server_has_not_processed_goes_to_another() {
                 .unwrap_or_else(|error| panic!("{how:?} {error:?}"));
             assert_eq!(text(response).await, server.port().to_string());
         }
+        // A body, part of which may have left, goes whole.
+        let mut callers = JoinSet::new();
+        for call in 0..40 {
+            let channel = channel.clone();
+            callers.spawn(async move {
+                let sent = format!("body {call}");
+                let response = channel.request(post("/echo", sent.clone())).await;
+                let response = response.unwrap_or_else(|error| panic!("{how:?} {error:?}"));
+                assert_eq!(text(response).await, sent);
+            });
+        }
+        while let Some(called) = callers.join_next().await {
+            called.unwrap();
+        }
         // With nobody else to ask, it ends.
         registry.tell(&[&refusing]);
         eventually("one is left", || channel.endpoints().len() == 1).await;
         let error = channel.request(get("/")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connect);
         assert!(!error.was_sent());
-        // A body may have been read in part.
         let error = channel.request(post("/", "x")).await.unwrap_err();
+        assert!(!error.was_sent(), "{error:?}");
+        // One that is too long to be kept may have been read in part.
+        let long = vec![b'x'; 70_000];
+        let error = channel.request(post("/", long)).await.unwrap_err();
         assert!(error.was_sent(), "{error:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use lictor_tower::channel::{Builder, Channel};
+use lictor_tower::channel::{Builder, Channel, EndpointState};
 use lictor_tower::endpoint::Target;
 use lictor_tower::error::ErrorKind;
 use lictor_tower::retry::{Budget, MayRepeat, RetryPolicy, Verdict};
@@ -283,11 +283,74 @@ async fn the_last_attempt_goes_on_until_the_deadline() {
     assert!(start.elapsed() >= ms(300));
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.was_sent());
-    assert_eq!(error.attempts().len(), 1, "{error:?}");
+    assert_eq!(error.attempts().len(), 2, "{error:?}");
     let shown = error.to_string();
-    assert!(shown.contains("failed attempts before: 1"), "{shown}");
-    assert_eq!(servers.map(|server| server.requests()), [1, 1]);
+    assert!(shown.contains("failed attempts before: 2"), "{shown}");
+    // The third went back to the first.
+    let mut asked = servers.map(|server| server.requests());
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 2]);
     assert_eq!(in_flight(&channel), 0);
+}
+
+fn hangs_once() -> impl Fn(u32) -> Do + Send + Sync + 'static {
+    |before| match before {
+        0 => Do::Hang,
+        _ => ok(),
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_replaced_where_all_were_asked_before() {
+    let servers = [
+        Scripted::start(hangs_once()).await,
+        Scripted::start(hangs_once()).await,
+    ];
+    let (_registry, channel) = over(&[&servers[0], &servers[1]], |builder| {
+        builder
+            .retry(policy().attempt_timeout(ms(50)))
+            .timeout(Duration::from_secs(20))
+    });
+    let mut request = post("/", "order");
+    request.extensions_mut().insert(MayRepeat(true));
+    let response = channel.request(request).await.unwrap();
+    assert_eq!(text(response).await, "ok");
+    let mut asked = servers.each_ref().map(Scripted::requests);
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 2]);
+    let came: Vec<_> = servers.iter().flat_map(Scripted::bodies).collect();
+    assert_eq!(came, ["order"; 3]);
+    assert_eq!(in_flight(&channel), 0);
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_goes_on_where_nobody_else_accepts_connections() {
+    let slow = Scripted::start(|_| Do::Hang).await;
+    let (registry, told) = registry();
+    registry.tell(&[&slow.target, &nobody().await]);
+    let channel = Channel::from_source(told)
+        .retry(policy().attempt_timeout(ms(20)))
+        .timeout(ms(60))
+        .build()
+        .unwrap();
+    let refusals = || {
+        let states = channel.endpoints().into_iter().map(|one| one.state);
+        states.fold(None, |known, state| match state {
+            EndpointState::Avoided { left, refusals } if !left.is_zero() => Some(refusals),
+            _ => known,
+        })
+    };
+    // The other one is left alone for longer each time, until it is for all of a request.
+    loop {
+        let (known, before) = (refusals(), slow.requests());
+        let error = channel.request(get("/")).await.unwrap_err();
+        if known.is_some() && refusals() == known {
+            assert_eq!(error.kind(), ErrorKind::Timeout);
+            assert_eq!(slow.requests(), before + 1, "{error:?}");
+            assert!(error.attempts().is_empty(), "{error:?}");
+            break;
+        }
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use lictor_tower::channel::{Builder, Channel, Protocol};
 use lictor_tower::endpoint::{Endpoint, EndpointSet, Target};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -378,6 +378,10 @@ pub(crate) fn in_flight(channel: &Channel) -> u32 {
 
 /// A target that nobody listens on.
 pub(crate) async fn nobody() -> Target {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    Target::try_from(listener.local_addr().unwrap()).unwrap()
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let target = Target::try_from(socket.local_addr().unwrap()).unwrap();
+    // Bound until the process ends: else a server of another test may get the port.
+    std::mem::forget(socket);
+    target
 }
