@@ -25,13 +25,19 @@ impl Backoff {
 
     /// The next delay; `draw` is a fresh random number from 0 up to, and not including, 1.
     pub(crate) fn next(&mut self, draw: f64) -> Duration {
+        self.next_within(self.cap, draw)
+    }
+
+    /// The same with a nearer limit, for a failure that costs nobody much.
+    pub(crate) fn next_within(&mut self, most: Duration, draw: f64) -> Duration {
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
-        let ceiling = self.base.saturating_mul(1 << doublings).min(self.cap);
+        let most = most.min(self.cap);
+        let ceiling = self.base.saturating_mul(1 << doublings).min(most);
         ceiling
             .mul_f64(draw.clamp(0.0, 1.0))
             .max(self.base / 4)
-            .min(self.cap)
+            .min(most)
     }
 
     /// Forgets the failures: only a success may do this.
@@ -55,6 +61,15 @@ mod tests {
         assert_eq!(delays, [100, 200, 400, 800, 1000, 1000].map(ms));
         backoff.reset();
         assert_eq!(backoff.next(1.0), ms(100));
+    }
+
+    #[test]
+    fn a_nearer_limit_holds_for_one_delay() {
+        let mut backoff = Backoff::new(ms(100), ms(1000));
+        let delays: Vec<_> = (0..4).map(|_| backoff.next_within(ms(300), 1.0)).collect();
+        assert_eq!(delays, [100, 200, 300, 300].map(ms));
+        assert_eq!(backoff.next_within(ms(2000), 1.0), ms(1000));
+        assert_eq!(backoff.next(1.0), ms(1000));
     }
 
     #[test]

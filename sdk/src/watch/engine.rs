@@ -85,8 +85,19 @@ pub(super) async fn run<E: Watchable>(
 /// The first retry after a failure comes within 100 ms, so that an agent's restart is hardly seen.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
-/// A dead agent is asked every 5 s on average: soon enough after it is back, and no load.
+/// An agent in trouble is asked every 5 s on average: soon enough after it is well, and no load.
 const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// One that is not there, or waits for its servers to elect a leader, is asked twice a second: that
+/// is no load on anybody, and what has changed meanwhile is told within a second of its return.
+const LAST_RETRY_OF_ABSENT: Duration = Duration::from_secs(1);
+
+fn longest_pause(failure: ErrorKind) -> Duration {
+    match failure {
+        ErrorKind::Connect | ErrorKind::NoLeader => LAST_RETRY_OF_ABSENT,
+        _ => LAST_RETRY,
+    }
+}
 
 /// The first wait after the servers failed: their state may be another one now, in which our index
 /// means nothing.
@@ -109,8 +120,9 @@ impl<T: Watched> Engine<T> {
         loop {
             tokio::time::sleep_until(self.pace.take(Instant::now())).await;
             if let Err(err) = self.ask().await {
+                let most = longest_pause(err.kind());
                 self.failed(err);
-                let delay = self.backoff.next(rand::rng().random());
+                let delay = self.backoff.next_within(most, rand::rng().random());
                 tokio::time::sleep(delay).await;
             }
         }

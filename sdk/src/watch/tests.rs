@@ -247,13 +247,27 @@ async fn retries_after_failures_are_spread_out() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     let asked = script.times().len();
     assert!(
-        (60..=1000).contains(&asked),
+        (600..=2000).contains(&asked),
         "{asked} requests in ten minutes"
     );
+    let apart = script.times().windows(2).map(|two| two[1] - two[0]).max();
+    assert!(apart.unwrap() <= Duration::from_secs(1), "{apart:?}");
     assert!(matches!(
         watch.status(),
         Status::Connecting { error: Some(_) }
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_in_trouble_is_asked_less_often_than_one_that_is_not_there() {
+    let script = Script::new([error(500, "rpc error")]);
+    let _watch = script.client().kv().list("a").watch().unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let asked = script.times().len();
+    assert!(
+        (60..=300).contains(&asked),
+        "{asked} requests in ten minutes"
+    );
 }
 
 #[tokio::test(start_paused = true)]
