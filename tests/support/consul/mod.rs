@@ -9,7 +9,6 @@
 mod acl;
 mod cluster;
 mod options;
-mod process;
 #[cfg(test)]
 mod tests;
 
@@ -29,10 +28,10 @@ pub use self::cluster::Cluster;
 pub use self::options::{Options, Verify};
 
 use self::options::{Mode, Ports, Tls};
-use self::process::Process;
 use crate::certs::Authority;
 use crate::http::{self, Answer};
 use crate::ports::free_ports;
+use crate::process::{self, Process};
 use crate::wait::{eventually, poll};
 
 /// Set by `tests/run --embedded-only`; no real agent may be started then.
@@ -517,7 +516,7 @@ fn choose_ports() -> Ports {
     }
 }
 
-fn new_folder() -> PathBuf {
+pub(crate) fn new_folder() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("lictor-consul-{}-{count}", std::process::id());
