@@ -283,6 +283,10 @@ impl Endpoint {
         self.with_distance(far).with_priority(u16::MAX)
     }
 
+    pub(crate) fn is_last_resort(&self) -> bool {
+        self.priority == u16::MAX
+    }
+
     fn merged(&self, other: &Self) -> Self {
         Self {
             target: self.target.clone(),

@@ -20,8 +20,10 @@ const WINDOW: Duration = Duration::from_secs(30);
 ///
 /// At one time is within 30 s, and most is so many that fewer than the
 /// [`panic_threshold`](crate::channel::Builder::panic_threshold) are left of the largest set
-/// in that time. Endpoints that are replaced by others are not lost, and a set that becomes empty
-/// is believed in any case: that nobody is there is an answer of its own.
+/// in that time. Those that a source lists only as a last resort, as
+/// [`critical_below`](crate::source::HealthSource::critical_below) does, are lost, too. Endpoints
+/// that are replaced by others are not, and a set that becomes empty is believed in any case: that
+/// nobody is there is an answer of its own.
 ///
 /// They leave for good when the time given is over, or as soon as so many are there again that
 /// the threshold is reached.
@@ -110,23 +112,24 @@ impl Guard {
             *self = Self::new(self.lost, self.threshold);
             return;
         }
-        for endpoint in &last {
+        for endpoint in last.iter().filter(|endpoint| !endpoint.is_last_resort()) {
             let target = endpoint.target();
-            if set.get(target).is_none() {
+            if !is_listed(set, target) {
                 self.gone
                     .insert(target.clone(), (Arc::clone(endpoint), now));
             }
         }
-        self.gone.retain(|target, (_, left)| {
-            set.get(target).is_none() && !now.reached(left.plus(WINDOW))
-        });
-        let peak = self.peak(set.len(), now);
+        self.gone
+            .retain(|target, (_, left)| !is_listed(set, target) && !now.reached(left.plus(WINDOW)));
+        let listed = set.iter().filter(|endpoint| !endpoint.is_last_resort());
+        let listed = listed.count();
+        let peak = self.peak(listed, now);
         let held = self.held.get_or_insert_with(|| Held {
             until: now.plus(time),
             before: peak,
             endpoints: HashMap::new(),
         });
-        if is_share(set.len(), held.before, self.threshold) {
+        if is_share(listed, held.before, self.threshold) {
             if !held.endpoints.is_empty() {
                 tracing::info!("the source lists most endpoints again");
                 self.gone.clear();
@@ -135,12 +138,12 @@ impl Guard {
             return;
         }
         let before = held.endpoints.len();
-        held.endpoints.retain(|target, _| set.get(target).is_none());
+        held.endpoints.retain(|target, _| !is_listed(set, target));
         for (target, (endpoint, _)) in self.gone.drain() {
             held.endpoints.insert(target, endpoint);
         }
         if before == 0 {
-            let (left, lost) = (set.len(), held.endpoints.len());
+            let (left, lost) = (listed, held.endpoints.len());
             tracing::warn!(
                 left,
                 lost,
@@ -190,6 +193,12 @@ impl Guard {
         }
         self.peaks.front().map_or(len, |(_, size)| *size)
     }
+}
+
+/// Whether the source lists an endpoint as one to be called, and not as a last resort only.
+fn is_listed(set: &EndpointSet, target: &Target) -> bool {
+    let found = set.get(target);
+    found.is_some_and(|endpoint| !endpoint.is_last_resort())
 }
 
 /// Whether a part is at least this share of all.
@@ -279,6 +288,33 @@ mod tests {
             ranks.collect::<Vec<_>>(),
             [(1, u16::MAX), (1, u16::MAX), (1, 1)]
         );
+    }
+
+    #[test]
+    fn those_that_become_a_last_resort_are_lost() {
+        let all = |well: u16| -> EndpointSet {
+            let turned = |endpoint: &Arc<Endpoint>| {
+                let endpoint = Endpoint::clone(endpoint);
+                match endpoint.target().port() > well {
+                    true => endpoint.into_last_resort(0),
+                    false => endpoint,
+                }
+            };
+            set(1..=10).iter().map(turned).collect()
+        };
+        let mut guard = Guard::new(Lost::Stay(GRACE), 0.5);
+        guard.note(&all(10), at(0));
+        guard.note(&all(5), at(1));
+        assert_eq!(guard.complete(&all(5)), all(5));
+        guard.note(&all(1), at(2));
+        assert_eq!(guard.complete(&all(1)), all(10));
+        guard.note(&all(2), at(3));
+        assert_eq!(guard.complete(&all(2)), all(10));
+        // What was a last resort before is not missed.
+        let last = guard.expire(at(100)).unwrap();
+        assert_eq!(guard.complete(&last), all(2));
+        guard.note(&set([1, 2]), at(101));
+        assert_eq!(guard.complete(&set([1, 2])), set([1, 2]));
     }
 
     #[test]

@@ -130,7 +130,8 @@ impl HealthSource {
     /// become endpoints with the greatest priority number: they are called when nobody else can
     /// be. A partition between Consul and most of the instances does that to a service that is
     /// well. Instances in maintenance are never called, and where nobody is passing or warning
-    /// Consul is believed.
+    /// Consul is believed. Together with [`Lost::Stay`](crate::channel::Lost::Stay) they are called
+    /// like all others for its time.
     ///
     /// 0 to 1, what lies outside counts as the nearer of both. 0, the default, tells no critical
     /// instance. 0.5 is where Envoy stops to believe in health.
