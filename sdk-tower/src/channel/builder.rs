@@ -416,9 +416,18 @@ where
             return Err(invalid("max_in_flight is 0; give 1 or more".to_owned()));
         }
         let age_every = self.connections.age_every();
-        let settings = Arc::new(self.connections.settings(&runtime)?);
+        let service = match (self.about.wanted(), &host) {
+            (Some(wanted), _) => Some(wanted.service.as_str()),
+            (None, Some(name)) => Some(name.host()),
+            (None, None) => None,
+        };
+        let settings = Arc::new(self.connections.settings(&runtime, service)?);
+        let warming = self.connections.warming(&runtime);
         let make = move |target: &Target| {
-            Upstream::new(target, Pool::new(target.clone(), Arc::clone(&settings)))
+            let pool = Pool::new(target.clone(), Arc::clone(&settings));
+            // The worker is kept here: it ends with the driver.
+            let warming = warming.as_ref().map(|(warming, _worker)| warming.clone());
+            Upstream::new(target, pool, warming)
         };
         let rules = Rules {
             policy: self.policy,
@@ -435,7 +444,8 @@ where
                 runtime,
                 about: self.about,
                 addressing: Addressing {
-                    protocol: self.connections.protocol,
+                    protocol: self.connections.protocol(),
+                    is_secured: self.connections.is_secured(),
                     host,
                 },
                 first_resolution: self.first_resolution,

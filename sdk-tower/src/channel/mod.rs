@@ -13,6 +13,7 @@ mod request;
 mod service;
 mod status;
 mod upstream;
+mod warm;
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,6 +34,9 @@ use crate::task::Runtime;
 
 pub use crate::balance::{Ejection, HashKey, LoadReport, Lost, Policy, Reason};
 pub use crate::connect::Protocol;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use crate::connect::Tls;
 pub use body::Body;
 pub use builder::Builder;
 pub use future::ResponseFuture;

@@ -7,13 +7,13 @@ use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::task::Runtime;
 
 use super::body::Outgoing;
 use super::lease::Call;
+use super::stream::Stream;
 
 /// How long nothing is heard before the endpoint is asked by a ping whether it is there.
 ///
@@ -31,6 +31,8 @@ pub(super) struct Connection {
     answers: Arc<AtomicU64>,
     /// The pool's age when the connection was last asked for.
     pub(super) aged: u32,
+    /// The pool's age at which it takes no new request.
+    pub(super) ends: Option<u32>,
 }
 
 /// One request's part of a connection.
@@ -45,7 +47,7 @@ pub(crate) struct Http2 {
 
 impl Connection {
     /// Makes a connection of a socket and starts the tasks that drive it, which end with it.
-    pub(super) async fn start(stream: TcpStream, runtime: &Runtime) -> hyper::Result<Self> {
+    pub(super) async fn start(stream: Stream, runtime: &Runtime) -> hyper::Result<Self> {
         let (sender, connection) = http2::Builder::new(runtime.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_AFTER)
@@ -64,6 +66,7 @@ impl Connection {
             used: false,
             answers: Arc::default(),
             aged: 0,
+            ends: None,
         })
     }
 

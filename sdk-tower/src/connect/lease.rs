@@ -9,9 +9,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio_util::sync::ReusableBoxFuture;
 
+use super::Wire;
 use super::body::{BodyFailed, Outgoing};
 use super::http1::Http1;
 use super::http2::Http2;
+#[cfg(feature = "tls")]
+use super::tls::is_refusal;
 
 /// What a connection says of one request.
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
@@ -41,7 +44,8 @@ pub(crate) enum Fault {
     Connection,
     /// The request's own body failed.
     Body,
-    /// The endpoint guarantees that the request was not processed (RFC 9113, 8.7).
+    /// The endpoint guarantees that the request was not processed: it says so (RFC 9113, 8.7), or
+    /// has refused the TLS handshake.
     Unprocessed,
 }
 
@@ -58,6 +62,9 @@ impl Fault {
             if let Some(error) = error.downcast_ref::<h2::Error>() {
                 return Self::of_stream(error);
             }
+            if error.downcast_ref().is_some_and(is_refusal) {
+                return Self::Unprocessed;
+            }
             cause = error.source();
         }
         Self::Connection
@@ -66,7 +73,7 @@ impl Fault {
     fn of_stream(error: &h2::Error) -> Self {
         // A GOAWAY ends those streams alone that are above the last one it names.
         let refused = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        if error.is_remote() && refused {
+        if error.is_remote() && refused || error.get_io().is_some_and(is_refusal) {
             Self::Unprocessed
         } else if error.is_reset() && !error.is_remote() && !error.is_library() {
             // The only stream that hyper resets while its response is awaited.
@@ -77,6 +84,12 @@ impl Fault {
     }
 }
 
+/// Nobody refuses a handshake in plain text.
+#[cfg(not(feature = "tls"))]
+fn is_refusal(_: &std::io::Error) -> bool {
+    false
+}
+
 impl Lease {
     /// Whether the connection stood before this request: the endpoint may have closed it by the
     /// time the request arrives.
@@ -84,6 +97,14 @@ impl Lease {
         match self {
             Self::Http1(connection) => connection.is_reused(),
             Self::Http2(stream) => stream.is_reused(),
+        }
+    }
+
+    /// What is spoken on the connection.
+    pub(crate) fn wire(&self) -> Wire {
+        match self {
+            Self::Http1(_) => Wire::Http1,
+            Self::Http2(_) => Wire::Http2,
         }
     }
 
