@@ -16,11 +16,13 @@ pub mod http;
 pub mod path;
 pub mod proxy;
 
+mod long;
 mod ports;
 mod rng;
 mod tally;
 mod wait;
 
+pub use long::{is_long, length};
 pub use ports::{free_port, free_ports};
 pub use rng::Rng;
 pub use tally::{left_out, tally};
