@@ -1,7 +1,9 @@
 //! A connection in the hands of one request.
 
-use std::error::Error as _;
+use std::error::Error as StdError;
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -35,7 +37,43 @@ pub(crate) struct SendFailed {
     /// The request, if nothing of it was written.
     pub(crate) unsent: Option<Request<Outgoing>>,
     pub(crate) fault: Fault,
-    pub(crate) error: hyper::Error,
+    pub(crate) error: Failure,
+}
+
+/// What went wrong; reads like the error that is nearest to the cause.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: hyper::Error,
+    /// What has ended the connection, where the request was only told that it has.
+    ended: Option<Arc<hyper::Error>>,
+}
+
+impl Failure {
+    /// The answer cannot be understood.
+    pub(crate) fn is_parse(&self) -> bool {
+        self.error.is_parse()
+    }
+
+    /// It is a mistake on our side.
+    pub(crate) fn is_user(&self) -> bool {
+        self.error.is_user()
+    }
+
+    fn told(&self) -> &hyper::Error {
+        self.ended.as_deref().unwrap_or(&self.error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.told().fmt(f)
+    }
+}
+
+impl StdError for Failure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.told().source()
+    }
 }
 
 /// Whose fault it is that there is no response.
@@ -133,10 +171,19 @@ impl Lease {
         if let (Self::Http2(stream), Ok(_)) = (&*self, &sent) {
             stream.answered();
         }
-        Poll::Ready(sent.map_err(|mut failed| SendFailed {
-            unsent: failed.take_message(),
-            fault: Fault::of(failed.error()),
-            error: failed.into_error(),
+        Poll::Ready(sent.map_err(|mut failed| {
+            let ended = match &*self {
+                Self::Http2(stream) if failed.error().is_canceled() => stream.ended(),
+                Self::Http1(_) | Self::Http2(_) => None,
+            };
+            SendFailed {
+                unsent: failed.take_message(),
+                fault: Fault::of(ended.as_deref().unwrap_or(failed.error())),
+                error: Failure {
+                    error: failed.into_error(),
+                    ended,
+                },
+            }
         }))
     }
 }

@@ -122,7 +122,7 @@ impl AsyncWrite for Stream {
             #[cfg(feature = "tls")]
             Io::Tls(stream) => match Pin::new(stream.inner()).poll_shutdown(cx) {
                 Poll::Pending => Poll::Ready(Ok(())),
-                done => done,
+                done @ Poll::Ready(_) => done,
             },
         }
     }
