@@ -45,7 +45,7 @@ fn handles_are_shared_between_threads_and_cloned() {
     cheap::<txn::Txn>();
     cheap::<(txn::KvOp, txn::NodeOp, txn::ServiceOp, txn::CheckOp)>();
     cheap::<txn::Outcome>();
-    cheap::<Tls>();
+    cheap::<(Tls, lictor_tower::channel::Tls)>();
     cheap::<Token>();
     cheap::<Endpoint>();
     cheap::<EndpointSet>();

@@ -13,6 +13,7 @@ use crate::source::{HealthSource, trouble};
 #[derive(Default)]
 pub(crate) struct About {
     service: Option<String>,
+    wanted: Option<Wanted>,
     /// Tells why the source has not answered.
     trouble: Option<Box<dyn Fn() -> Option<Arc<str>> + Send + Sync>>,
 }
@@ -52,6 +53,7 @@ impl fmt::Display for Wanted {
 pub(crate) fn watched(client: &Client, wanted: &Wanted) -> (Result<HealthSource>, About) {
     let mut about = About {
         service: Some(wanted.to_string()),
+        wanted: Some(wanted.clone()),
         trouble: None,
     };
     let mut asked = client.health().service(wanted.service.as_str());
@@ -64,7 +66,7 @@ pub(crate) fn watched(client: &Client, wanted: &Wanted) -> (Result<HealthSource>
     let source = asked.watch().map(|watch| {
         let followed = watch.clone();
         about.trouble = Some(Box::new(move || trouble(&followed)));
-        HealthSource::new(watch)
+        HealthSource::new(watch).tell_nodes()
     });
     (source.map_err(refused), about)
 }
@@ -94,6 +96,11 @@ impl About {
     /// The name of the service.
     pub(crate) fn service(&self) -> Option<&str> {
         self.service.as_deref()
+    }
+
+    /// What was asked for, if it was a service of Consul's.
+    pub(crate) fn wanted(&self) -> Option<&Wanted> {
+        self.wanted.as_ref()
     }
 
     /// The source says that there is nobody.

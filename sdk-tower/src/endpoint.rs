@@ -57,6 +57,8 @@ pub struct Endpoint {
     weight: u32,
     priority: u16,
     distance: u16,
+    node: Option<Arc<str>>,
+    datacenter: Option<Arc<str>>,
 }
 
 /// All endpoints of a service at one moment, ordered by target, each target once.
@@ -216,6 +218,8 @@ impl Endpoint {
             weight: 1,
             priority: 1,
             distance: 0,
+            node: None,
+            datacenter: None,
         }
     }
 
@@ -250,10 +254,40 @@ impl Endpoint {
         self
     }
 
+    /// Sets the node that it is on, for TLS server names that are made of it.
+    ///
+    /// Default unknown.
+    #[must_use]
+    pub fn with_node(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.node = Some(name.into());
+        self
+    }
+
+    /// Sets the datacenter that it is in, for TLS server names that are made of it.
+    ///
+    /// Default unknown.
+    #[must_use]
+    pub fn with_datacenter(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.datacenter = Some(name.into());
+        self
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// The node that it is on, if its source tells.
+    #[must_use]
+    pub fn node(&self) -> Option<&Arc<str>> {
+        self.node.as_ref()
+    }
+
+    /// The datacenter that it is in, if its source tells.
+    #[must_use]
+    pub fn datacenter(&self) -> Option<&Arc<str>> {
+        self.datacenter.as_ref()
     }
 
     /// Its share of traffic relative to others of the same priority.
@@ -293,6 +327,8 @@ impl Endpoint {
             weight: self.weight.max(other.weight),
             priority: self.priority.min(other.priority),
             distance: self.distance.min(other.distance),
+            node: self.node.clone().or_else(|| other.node.clone()),
+            datacenter: self.datacenter.clone().or_else(|| other.datacenter.clone()),
         }
     }
 }

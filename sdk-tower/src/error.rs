@@ -55,7 +55,8 @@ pub enum ErrorKind {
     Service,
     /// The deadline of the request passed before the head of the response had arrived.
     Timeout,
-    /// The channel has as many requests under way and waiting as it may have; nothing was sent.
+    /// The channel has as many requests under way and waiting as it may have, or all connections that
+    /// it may have are in use; nothing was sent.
     Overloaded,
 }
 

@@ -29,6 +29,8 @@
 //! | I want to | use |
 //! |---|---|
 //! | call a service by name over HTTP/1.1 or HTTP/2 | [`Channel::builder`] |
+//! | call it under TLS, with HTTP/2 where both speak it, and certificates of my own | `channel::Builder::tls`, `channel::Tls`, with the feature `tls`, which is on by default |
+//! | bound the connections to an instance and their age, or open them in advance | [`max_connections_per_endpoint`](channel::Builder::max_connections_per_endpoint), [`max_connection_age`](channel::Builder::max_connection_age), [`warm_up`](channel::Builder::warm_up) |
 //! | choose instances by tag, filter or datacenter | [`source::HealthSource`] of your own watch, and [`Channel::from_source`] |
 //! | find instances by DNS SRV, of Consul or any other server | [`source::SrvSource`] |
 //! | name the instances by hand, for good or for a test | [`source::fixed`](source::fixed()), [`source::feed`](source::feed()) |
@@ -63,8 +65,8 @@
 //!   [`RetryPolicy`](retry::RetryPolicy) says so: within a budget, and never what may not be
 //!   repeated.
 //! - A pick takes no lock and allocates nothing, under every policy, and costs about the same for
-//!   ten endpoints as for ten thousand. A channel runs one task that follows its source, and one for
-//!   each connection; all end with the channel.
+//!   ten endpoints as for ten thousand. A channel runs one task that follows its source, one for
+//!   each connection, and one that warms them up if that is asked for; all end with the channel.
 
 // The order of the `mod` lines below is the layering: a module may name, with `crate::`, only
 // modules declared above it. `tests/tidy.rs` checks it.

@@ -9,7 +9,7 @@
 //! | each request | goes to the instance that suits best | goes where its connection happens to lead |
 //! | a new instance, a slow one | gets its share at once, gets less at once | when connections are opened |
 //! | redirects, cookies, proxies, decompression | not done | reqwest's |
-//! | URLs | `http://web/` | `http://web/`, and `https://` where certificates name the host |
+//! | URLs | `http://web/`, and `https://web/` where the channels are under TLS | `http://web/`, and `https://` where certificates name the host |
 //!
 //! Everything here carries reqwest's version in its path, so that its next one will be a module
 //! beside this one and break nobody.
@@ -89,7 +89,8 @@ impl Client {
         }
     }
 
-    /// Sets who takes requests whose URLs name no service: other hosts, ports, `https`.
+    /// Sets who takes requests whose URLs name no service: other hosts, ports, and `https` unless the
+    /// router's channels are under TLS.
     ///
     /// Default nobody: they are an error.
     #[must_use]
@@ -121,13 +122,14 @@ impl Client {
     }
 
     fn is_service(&self, url: &reqwest::Url) -> Result<bool> {
-        if url.scheme() != "http" || url.port().is_some() {
+        if !matches!(url.scheme(), "http" | "https") || url.port().is_some() {
             return Ok(false);
         }
         let Some(host) = url.host_str() else {
             return Ok(false);
         };
-        Ok(self.router.to(host)?.is_some())
+        let channel = self.router.to(host)?;
+        Ok(channel.is_some_and(|channel| url.scheme() == "http" || channel.is_secured()))
     }
 }
 

@@ -25,6 +25,9 @@ use crate::source::HealthSource;
 /// service takes a [`Channel`]. A clone is cheap and shares everything. It runs one task that forgets
 /// services nobody asks for, besides those of its channels; it ends with the last clone.
 ///
+/// With `channel(|channel| channel.tls(tls.clone()))` all of them are under TLS, each with the name of
+/// its service, and URIs may say `https`; the files that it names are read once.
+///
 /// # Examples
 ///
 /// ```no_run

@@ -74,6 +74,7 @@ where
         growing: false,
         spreading: false,
         next_id: 0,
+        newcomers: Vec::new(),
         make,
     };
     let source = Box::pin(source);
@@ -101,6 +102,8 @@ struct Driver<S: Backend, F> {
     /// There are several distances.
     spreading: bool,
     next_id: u32,
+    /// Who is new in the set that is being applied.
+    newcomers: Vec<Arc<Candidate<S>>>,
     make: F,
 }
 
@@ -218,6 +221,9 @@ where
             })
             .collect();
         self.arrange(&balance, now);
+        for newcomer in self.newcomers.drain(..) {
+            S::joined(&newcomer, balance.clock());
+        }
         // Out of rotation first, then retired: whoever picks now finds the new set, and whoever
         // picked before finds its request refused unsent by the retired backend.
         self.members.retain(|target, member| {
@@ -305,8 +311,10 @@ where
                 let candidate = Candidate::new(self.next_id, target.clone(), backend)
                     .among(self.crowd.clone())
                     .under(Arc::clone(&self.ward));
+                let candidate = Arc::new(candidate);
+                self.newcomers.push(Arc::clone(&candidate));
                 place.insert(Member {
-                    candidate: Arc::new(candidate),
+                    candidate,
                     hash: hash::of_target(target),
                     joined,
                     seen: round,
@@ -314,6 +322,7 @@ where
             }
         };
         member.seen = round;
+        member.candidate.backend().follow(endpoint);
         member
     }
 }

@@ -40,6 +40,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::endpoint::Endpoint;
 use crate::task::Worker;
 
 pub use hash::HashKey;
@@ -163,8 +164,18 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// The endpoint has left: let go of what is idle, let finish what is under way.
     fn retire(&self);
 
-    /// Called four times per idle timeout, so that idle things age without a clock of their own.
+    /// Called often enough that things age without a clock of their own.
     fn age(&self);
+
+    /// What is known of the endpoint; told when it joins, and with each set that has it.
+    fn follow(&self, _endpoint: &Endpoint) {}
+
+    /// It is in rotation from now on.
+    fn joined(_member: &Arc<Candidate<Self>>, _clock: Clock)
+    where
+        Self: Sized,
+    {
+    }
 }
 
 /// One balanced service: the current snapshot, and the task that renews it.

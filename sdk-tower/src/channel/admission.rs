@@ -2,10 +2,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, timeout};
 
 use crate::balance::{Balance, Tried};
 use crate::error::{Error, ErrorKind};
@@ -91,6 +92,21 @@ impl Admission {
         }))
     }
 
+    /// Leave to stand in line at an endpoint all of whose connections are in use.
+    ///
+    /// To be called where timers work.
+    pub(super) fn line(&self) -> Result<Box<Line>, Error> {
+        let limit = self.longest_wait;
+        if limit.is_zero() {
+            return Err(overloaded("all connections are in use".to_owned()));
+        }
+        Ok(Box::new(Line {
+            _queued: self.queue()?,
+            over: Box::pin(tokio::time::sleep(limit)),
+            limit,
+        }))
+    }
+
     /// The wait for the first set of endpoints; that there is still none is seen by the next pick.
     pub(super) fn resolution(
         &self,
@@ -128,6 +144,26 @@ impl Admission {
                 }
             }
         }))
+    }
+}
+
+/// A place in the line for a connection.
+pub(super) struct Line {
+    _queued: OwnedSemaphorePermit,
+    over: Pin<Box<Sleep>>,
+    limit: Duration,
+}
+
+impl Line {
+    /// Nothing, as long as there is patience.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Option<Error> {
+        let limit = self.limit;
+        match self.over.as_mut().poll(cx) {
+            Poll::Pending => None,
+            Poll::Ready(()) => Some(overloaded(format!(
+                "all connections were in use for {limit:?}"
+            ))),
+        }
     }
 }
 

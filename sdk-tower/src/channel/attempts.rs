@@ -15,7 +15,7 @@ use crate::connect::{
 use crate::error::{Error, ErrorKind};
 use crate::retry::{BODY_LIMIT, MayRepeat, Standing, retry_after};
 
-use super::admission::{Entry, Place, Wait};
+use super::admission::{Entry, Line, Place, Wait};
 use super::effort::{Effort, Enough, Persistence};
 use super::future::{Awaited, Sending, State, Step};
 use super::replay::Spare;
@@ -38,6 +38,12 @@ pub(super) struct Attempts {
     /// An endpoint of which an idle connection was dead: it is not at fault, and it is tried
     /// again with a new connection if there is nobody else.
     again: Option<Arc<Candidate<Upstream>>>,
+    /// The first endpoint whose connections were all in use: where there is nobody else, the request
+    /// stands in line there.
+    busy: Option<Arc<Candidate<Upstream>>>,
+    /// How many endpoints were busy.
+    pub(super) busy_seen: u8,
+    pub(super) line: Option<Box<Line>>,
     /// An endpoint may have seen the request.
     pub(super) was_sent: bool,
     /// What went wrong so far.
@@ -59,8 +65,8 @@ impl Attempts {
         key: Option<HashKey>,
         effort: Option<Box<Effort>>,
     ) -> Self {
-        // A server may say of any request on HTTP/2 that it has not looked at it.
-        let is_shared = core.addressing.protocol == Protocol::Http2;
+        // A server may say of any request on HTTP/2, which may come of `Auto`, that it has not looked at it.
+        let is_shared = core.addressing.protocol != Protocol::Http1;
         let is_needed = is_shared || effort.as_ref().is_some_and(|effort| effort.may_repeat());
         let limit = core.persistence.as_ref().map(Persistence::body_limit);
         let spare = request.as_mut().map_or(Spare::Gone, |request| {
@@ -75,6 +81,9 @@ impl Attempts {
             key,
             rng: None,
             again: None,
+            busy: None,
+            busy_seen: 0,
+            line: None,
             was_sent: false,
             failures: Vec::new(),
             is_starved: false,
@@ -118,6 +127,9 @@ impl Attempts {
                     let flight = InFlight::begin(candidate, self.core.balance.now());
                     return Ok(State::Picked(flight, Need::Fresh));
                 }
+                if let Some(candidate) = self.busy.take() {
+                    return self.stand_in_line(candidate);
+                }
                 if self.effort.as_ref().is_some_and(|effort| effort.granted) {
                     return self.pause();
                 }
@@ -141,6 +153,25 @@ impl Attempts {
                 Ok(State::Waiting(resolution, Awaited::Resolution))
             }
         }
+    }
+
+    /// All have been asked, and one of them has connections that are in use: they will be free again.
+    fn stand_in_line(&mut self, candidate: Arc<Candidate<Upstream>>) -> Result<State, Error> {
+        let line = {
+            let _inside = self.core.runtime.enter();
+            self.core.admission.line()
+        };
+        self.line = Some(line.map_err(|error| self.shed(error))?);
+        let flight = InFlight::begin(candidate, self.core.balance.now());
+        Ok(State::Picked(flight, Need::InLine))
+    }
+
+    fn shed(&mut self, error: Error) -> Error {
+        let failures = std::mem::take(&mut self.failures);
+        error
+            .about(self.core.service())
+            .after_sending(self.was_sent)
+            .after(failures)
     }
 
     /// All have been asked, and a retry is paid for: somebody is asked once more after a pause.
@@ -259,6 +290,7 @@ impl Attempts {
         match flight.backend().pool().checkout(need) {
             Checkout::Ready(lease) => self.send(flight, lease),
             Checkout::Wait(waiting) => Step::Go(State::Connecting(flight, waiting)),
+            Checkout::Busy => self.pass_by(&flight),
             Checkout::Retired => self.pass(&flight),
         }
     }
@@ -270,8 +302,12 @@ impl Attempts {
         cx: &mut Context<'_>,
     ) -> Step {
         match Pin::new(&mut waiting).poll(cx) {
-            Poll::Pending => Step::Wait(State::Connecting(flight, waiting)),
+            Poll::Pending => match self.line.as_mut().and_then(|line| line.poll_over(cx)) {
+                None => Step::Wait(State::Connecting(flight, waiting)),
+                Some(error) => Step::Fail(self.shed(error)),
+            },
             Poll::Ready(Ok(lease)) => {
+                self.line = None;
                 if !lease.is_reused() {
                     flight.connected();
                 }
@@ -282,6 +318,7 @@ impl Attempts {
                 self.refusal(flight.target(), refused);
                 self.pass(&flight)
             }
+            Poll::Ready(Err(Unavailable::Busy)) => self.pass_by(&flight),
             Poll::Ready(Err(Unavailable::Retired)) => self.pass(&flight),
             Poll::Ready(Err(Unavailable::Deserted)) => {
                 Step::Fail(Core::deserted().after_sending(self.was_sent))
@@ -306,7 +343,8 @@ impl Attempts {
             let _inside = self.core.runtime.enter();
             effort.sends(rules, !self.was_sent && is_kept);
         }
-        self.host.write(&mut request, flight.backend());
+        self.host
+            .write(&mut request, flight.backend(), lease.wire());
         let started = Instant::now();
         lease.send(request);
         Step::Go(State::Sending(Sending {
@@ -316,8 +354,16 @@ impl Attempts {
         }))
     }
 
+    /// Leaves an endpoint whose connections are all in use, perhaps not for good.
+    fn pass_by(&mut self, flight: &InFlight<Upstream>) -> Step {
+        self.busy_seen = self.busy_seen.saturating_add(1);
+        self.busy.get_or_insert_with(|| Arc::clone(flight));
+        self.pass(flight)
+    }
+
     /// Leaves an endpoint for the next one.
     fn pass(&mut self, flight: &InFlight<Upstream>) -> Step {
+        self.line = None;
         self.tried.note(flight.id());
         self.next()
     }

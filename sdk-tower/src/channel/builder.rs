@@ -1,5 +1,7 @@
 //! The options of a channel.
 
+mod connections;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use crate::about::About;
 use crate::balance::{
     self, Care, Ejection, HashKey, LoadReport, Lost, MOST_ATTEMPTS, Policy, Rules, Subset,
 };
-use crate::connect::{IDLE_AGES, Pool, Protocol, Settings};
+use crate::connect::Pool;
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::{Error, ErrorKind};
 use crate::retry::{Classifier, Delay, Hedge, Outcome, RetryPolicy, Verdict};
@@ -24,6 +26,8 @@ use super::effort::Persistence;
 use super::request::{Addressing, Name};
 use super::upstream::Upstream;
 use super::{Channel, Core, KeyRule, Keys, Picker};
+
+use connections::Connections;
 
 /// Builds a [`Channel`]; made by [`Channel::builder`] or [`Channel::from_source`].
 #[must_use = "a builder does nothing until it is built"]
@@ -38,12 +42,9 @@ pub struct Builder<S> {
     subset_seed: Option<u64>,
     care: Care,
     load_report: Option<LoadReport>,
-    protocol: Protocol,
+    connections: Connections,
     first_resolution: Duration,
-    connect_timeout: Duration,
     timeout: Option<Duration>,
-    idle_timeout: Duration,
-    max_idle: usize,
     max_attempts: usize,
     tell_target: bool,
     classifier: Classifier,
@@ -71,12 +72,9 @@ where
             subset_seed: None,
             care: Care::default(),
             load_report: None,
-            protocol: Protocol::default(),
+            connections: Connections::default(),
             first_resolution: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(1),
             timeout: None,
-            idle_timeout: Duration::from_secs(90),
-            max_idle: 256,
             max_attempts: MOST_ATTEMPTS,
             tell_target: false,
             classifier: Classifier::default(),
@@ -217,14 +215,6 @@ where
         self
     }
 
-    /// Sets the version of HTTP.
-    ///
-    /// Default [`Protocol::Http1`].
-    pub fn protocol(mut self, protocol: Protocol) -> Self {
-        self.protocol = protocol;
-        self
-    }
-
     /// Sets how long after the channel is built requests wait for the first set of endpoints.
     ///
     /// After that they fail with [`ErrorKind::NeverResolved`] at once, until the set is there.
@@ -235,38 +225,12 @@ where
         self
     }
 
-    /// Sets the limit for opening a connection, from the DNS query on if there is one.
-    ///
-    /// Above zero. Default 1 s: instances found by Consul are mostly near, and a request goes to
-    /// another endpoint afterwards.
-    pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
-        self
-    }
-
     /// Sets the deadline of a request, until the head of the response is there.
     ///
     /// It includes the wait for the first resolution and all attempts; it does not include
     /// reading the body. Above zero. Default none.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
-        self
-    }
-
-    /// Sets how long a connection is kept that nobody uses.
-    ///
-    /// It is closed between three quarters of this time and the whole. Above zero; more than four
-    /// days are four days. Default 90 s, as in Go's client and in hyper-util.
-    pub fn idle_timeout(mut self, limit: Duration) -> Self {
-        self.idle_timeout = limit;
-        self
-    }
-
-    /// Sets how many unused connections are kept to one endpoint.
-    ///
-    /// With 0 each request opens a connection. Of no meaning for HTTP/2. Default 256.
-    pub fn max_idle_per_endpoint(mut self, most: usize) -> Self {
-        self.max_idle = most;
         self
     }
 
@@ -406,9 +370,7 @@ where
             None => None,
         };
         for (option, time) in [
-            ("connect_timeout", self.connect_timeout),
             ("timeout", self.timeout.unwrap_or(Duration::MAX)),
-            ("idle_timeout", self.idle_timeout),
             ("attempt_timeout", attempt_timeout.unwrap_or(Duration::MAX)),
             ("hedge", hedge.unwrap_or(Duration::MAX)),
         ] {
@@ -453,17 +415,19 @@ where
         if self.max_in_flight == Some(0) {
             return Err(invalid("max_in_flight is 0; give 1 or more".to_owned()));
         }
-        let settings = Arc::new(Settings {
-            runtime: runtime.clone(),
-            protocol: self.protocol,
-            connect_timeout: self.connect_timeout,
-            most_idle: self.max_idle,
-        });
-        // A tick is neither so short that it keeps a processor busy nor so long that the
-        // milliseconds of the statistics wrap in between.
-        let age_every = (self.idle_timeout / IDLE_AGES).clamp(SHORTEST_AGE, LONGEST_AGE);
+        let age_every = self.connections.age_every();
+        let service = match (self.about.wanted(), &host) {
+            (Some(wanted), _) => Some(wanted.service.as_str()),
+            (None, Some(name)) => Some(name.host()),
+            (None, None) => None,
+        };
+        let settings = Arc::new(self.connections.settings(&runtime, service)?);
+        let warming = self.connections.warming(&runtime);
         let make = move |target: &Target| {
-            Upstream::new(target, Pool::new(target.clone(), Arc::clone(&settings)))
+            let pool = Pool::new(target.clone(), Arc::clone(&settings));
+            // The worker is kept here: it ends with the driver.
+            let warming = warming.as_ref().map(|(warming, _worker)| warming.clone());
+            Upstream::new(target, pool, warming)
         };
         let rules = Rules {
             policy: self.policy,
@@ -480,7 +444,8 @@ where
                 runtime,
                 about: self.about,
                 addressing: Addressing {
-                    protocol: self.protocol,
+                    protocol: self.connections.protocol(),
+                    is_secured: self.connections.is_secured(),
                     host,
                 },
                 first_resolution: self.first_resolution,
@@ -515,9 +480,6 @@ impl Builder<HealthSource> {
 /// Far below the time in which the milliseconds of the statistics wrap.
 const LONGEST_SLOW_START: Duration = Duration::from_secs(4 * 24 * 3_600);
 
-const SHORTEST_AGE: Duration = Duration::from_millis(1);
-const LONGEST_AGE: Duration = Duration::from_secs(24 * 3_600);
-
 impl<S> fmt::Debug for Builder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
@@ -526,12 +488,9 @@ impl<S> fmt::Debug for Builder<S> {
             .field("slow_start", &self.slow_start)
             .field("subset", &self.subset)
             .field("care", &self.care)
-            .field("protocol", &self.protocol)
+            .field("connections", &self.connections)
             .field("first_resolution", &self.first_resolution)
-            .field("connect_timeout", &self.connect_timeout)
             .field("timeout", &self.timeout)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("max_idle_per_endpoint", &self.max_idle)
             .field("max_attempts", &self.max_attempts)
             .field("classify", &self.classifier)
             .field("retry", &self.retry)

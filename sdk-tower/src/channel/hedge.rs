@@ -79,7 +79,7 @@ impl Attempts {
         let rival = match flight.backend().pool().checkout(Need::Any) {
             Checkout::Ready(lease) => self.send_rival(flight, lease, request),
             Checkout::Wait(waiting) => Rival::Connecting(flight, waiting, Box::new(request)),
-            Checkout::Retired => return,
+            Checkout::Busy | Checkout::Retired => return,
         };
         if let Some(effort) = &mut self.effort {
             effort.rival = Some(rival);
@@ -92,7 +92,8 @@ impl Attempts {
         mut lease: Lease,
         mut request: Request<Outgoing>,
     ) -> Rival {
-        self.host.write(&mut request, flight.backend());
+        self.host
+            .write(&mut request, flight.backend(), lease.wire());
         let started = Instant::now();
         lease.send(request);
         Rival::Sending(Sending {
@@ -269,6 +270,7 @@ impl Attempts {
 
     fn late_attempt(&mut self, state: &State, verdict: Verdict, error: Error) {
         tracing::debug!(%error, "attempt is cut off");
+        self.line = None;
         let is_failure = verdict.standing() == Standing::Failed;
         match state {
             State::Sending(sending) if is_failure => self.blame(sending),

@@ -13,6 +13,7 @@ mod request;
 mod service;
 mod status;
 mod upstream;
+mod warm;
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,6 +34,9 @@ use crate::task::Runtime;
 
 pub use crate::balance::{Ejection, HashKey, LoadReport, Lost, Policy, Reason};
 pub use crate::connect::Protocol;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use crate::connect::Tls;
 pub use body::Body;
 pub use builder::Builder;
 pub use future::ResponseFuture;
@@ -66,7 +70,10 @@ use upstream::Upstream;
 ///   that is, and the rest goes to the next distance, as in Envoy. A request that was tried at one
 ///   distance goes on to the next one. Well is who is not left alone for a while; it is looked at
 ///   four times a second.
-/// * It is sent on an idle connection of that endpoint, or on a new one.
+/// * It is sent on an idle connection of that endpoint, or on a new one; in plain text, or under TLS
+///   (`Builder::tls`). Where an endpoint has as many connections as it
+///   [may have](Builder::max_connections_per_endpoint), the request goes to another one, and only
+///   where all have does it stand in line.
 /// * As long as nothing of it was sent (the endpoint refuses, or the idle connection has just been
 ///   closed), it goes to another endpoint, whatever its method and body, up to
 ///   [`max_attempts`](Builder::max_attempts) endpoints. An endpoint that refuses is left alone for
@@ -100,8 +107,8 @@ use upstream::Upstream;
 /// Endpoints that leave get no new request from that moment; their idle connections are closed at
 /// once, and requests under way finish, streaming bodies included.
 ///
-/// A channel runs one task, which follows the source, and one or more per connection. When the
-/// last clone and the last response future are dropped, the task ends and idle connections close;
+/// A channel runs one task, which follows the source, and one or more per connection; with
+/// [`warm_up`](Builder::warm_up) another one, which opens connections. When the last clone and the last response future are dropped, the task ends and idle connections close;
 /// a [`Body`] that is still being read keeps its connection until its end.
 ///
 /// # Examples
@@ -208,6 +215,14 @@ impl Channel {
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         EndpointStatus::all(&self.core.balance)
+    }
+}
+
+#[cfg(feature = "reqwest-013")]
+impl Channel {
+    /// Whether its connections are under TLS.
+    pub(crate) fn is_secured(&self) -> bool {
+        self.core.addressing.is_secured
     }
 }
 

@@ -117,6 +117,10 @@ impl Attempts {
             if self.is_starved {
                 context = format!("{context}; {}", Enough::Budget);
             }
+            if self.busy_seen > 0 && count == 0 {
+                let error = Error::new(ErrorKind::Overloaded).about(self.core.service());
+                return error.context("all connections are in use");
+            }
             let error = Error::new(ErrorKind::Connect).context(context);
             return error.after(failures);
         };

@@ -6,7 +6,7 @@ use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Uri, Version};
 
-use crate::connect::{Outgoing, Protocol};
+use crate::connect::{Outgoing, Protocol, Wire};
 use crate::error::{BoxError, Error, ErrorKind};
 
 use super::upstream::Upstream;
@@ -14,7 +14,9 @@ use super::upstream::Upstream;
 /// The rules by which requests are written.
 #[derive(Debug)]
 pub(super) struct Addressing {
+    /// [`Protocol::Auto`] only under TLS.
     pub(super) protocol: Protocol,
+    pub(super) is_secured: bool,
     /// The name of the service, for requests that name no host.
     pub(super) host: Option<Name>,
 }
@@ -39,6 +41,8 @@ pub(super) enum Host {
     Header(HeaderValue),
     /// HTTP/2's `:authority`.
     Authority(Authority),
+    /// Either, as the connection turns out to be.
+    Named(Box<Name>),
     /// Nobody has named a host: the endpoint's address is the name.
     Endpoint,
 }
@@ -58,6 +62,12 @@ impl Name {
             authority,
             value,
         })
+    }
+
+    /// Without credentials, port, and the brackets of an IPv6 address.
+    pub(super) fn host(&self) -> &str {
+        let host = self.authority.host();
+        host.trim_start_matches('[').trim_end_matches(']')
     }
 }
 
@@ -92,8 +102,12 @@ impl Addressing {
                 }
             }
             Some(scheme) if *scheme == Scheme::HTTP => {}
+            // Whoever says http to a channel under TLS gets more than was asked for.
+            Some(scheme) if *scheme == Scheme::HTTPS && self.is_secured => {}
             Some(scheme) if *scheme == Scheme::HTTPS => {
-                return Err(unsendable("this channel speaks plain http, not https"));
+                return Err(unsendable(
+                    "this channel speaks plain http, not https; see Builder::tls",
+                ));
             }
             Some(scheme) => {
                 return Err(unsendable(format!("{scheme} is not the scheme http")));
@@ -112,7 +126,7 @@ impl Addressing {
             Some(authority) => Some(self.named(&authority, cache)?),
             None => match (self.protocol, request.headers().get(HOST)) {
                 (Protocol::Http1, Some(_)) => return Ok((request, Host::Kept)),
-                (Protocol::Http2, Some(value)) => {
+                (Protocol::Http2 | Protocol::Auto, Some(value)) => {
                     let authority = Authority::try_from(value.as_bytes())
                         .map_err(|error| unsendable("its Host header is no host").because(error))?;
                     Some(self.named(&authority, cache)?)
@@ -124,14 +138,7 @@ impl Addressing {
             (_, None) => Host::Endpoint,
             (Protocol::Http1, Some(name)) => Host::Header(name.value.clone()),
             (Protocol::Http2, Some(name)) => Host::Authority(name.authority.clone()),
-        };
-        *request.version_mut() = match self.protocol {
-            Protocol::Http1 => Version::HTTP_11,
-            Protocol::Http2 => {
-                // HTTP/2 says it in `:authority` (RFC 9113, 8.3.1).
-                request.headers_mut().remove(HOST);
-                Version::HTTP_2
-            }
+            (Protocol::Auto, Some(name)) => Host::Named(Box::new(name.clone())),
         };
         Ok((request, host))
     }
@@ -157,22 +164,41 @@ impl Addressing {
 }
 
 impl Host {
-    /// Writes the host into a request that goes to this endpoint.
-    pub(super) fn write(&self, request: &mut Request<Outgoing>, to: &Upstream) {
-        let header = match self {
-            Self::Kept => None,
-            Self::Header(value) => Some(value),
-            Self::Endpoint if request.version() == Version::HTTP_11 => to.host(),
-            Self::Authority(authority) => return write_authority(request, authority),
-            Self::Endpoint => {
-                if let Some(authority) = to.authority() {
-                    write_authority(request, authority);
+    /// Writes the host into a request that goes to this endpoint, in the form that its connection asks
+    /// for.
+    ///
+    /// A request that came back unsent may have been written in the other form before.
+    pub(super) fn write(&self, request: &mut Request<Outgoing>, to: &Upstream, wire: Wire) {
+        match wire {
+            Wire::Http1 => {
+                *request.version_mut() = Version::HTTP_11;
+                if request.uri().authority().is_some() {
+                    write_path(request);
                 }
-                return;
+                let header = match self {
+                    Self::Kept | Self::Authority(_) => None,
+                    Self::Header(value) => Some(value),
+                    Self::Named(name) => Some(&name.value),
+                    Self::Endpoint => to.host(),
+                };
+                if let Some(value) = header {
+                    request.headers_mut().insert(HOST, value.clone());
+                }
             }
-        };
-        if let Some(value) = header {
-            request.headers_mut().insert(HOST, value.clone());
+            Wire::Http2 => {
+                *request.version_mut() = Version::HTTP_2;
+                let authority = match self {
+                    Self::Kept | Self::Header(_) => None,
+                    Self::Authority(authority) => Some(authority),
+                    Self::Named(name) => Some(&name.authority),
+                    Self::Endpoint => to.authority(),
+                };
+                // HTTP/2 says it in `:authority` (RFC 9113, 8.3.1).
+                request.headers_mut().remove(HOST);
+                if let Some(authority) = authority {
+                    write_authority(request, authority, to.scheme());
+                }
+            }
         }
     }
 }
@@ -194,9 +220,16 @@ pub(super) fn copy(request: &Request<Outgoing>) -> Request<Outgoing> {
     copy
 }
 
-fn write_authority(request: &mut Request<Outgoing>, authority: &Authority) {
+fn write_path(request: &mut Request<Outgoing>) {
+    let path = std::mem::take(request.uri_mut())
+        .into_parts()
+        .path_and_query;
+    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+}
+
+fn write_authority(request: &mut Request<Outgoing>, authority: &Authority, scheme: Scheme) {
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     parts.authority = Some(authority.clone());
     if parts.path_and_query.is_none() {
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
@@ -219,7 +252,11 @@ mod tests {
 
     fn addressing(protocol: Protocol, host: Option<&str>) -> Addressing {
         let host = host.map(|host| Name::new(&host.parse().unwrap()).unwrap());
-        Addressing { protocol, host }
+        Addressing {
+            protocol,
+            is_secured: false,
+            host,
+        }
     }
 
     fn get(uri: &str) -> http::request::Builder {
@@ -230,11 +267,15 @@ mod tests {
         rules: &Addressing,
         request: http::request::Builder,
     ) -> Result<Request<Outgoing>, Error> {
+        let wire = match rules.protocol {
+            Protocol::Http2 => Wire::Http2,
+            Protocol::Http1 | Protocol::Auto => Wire::Http1,
+        };
         let target = "10.0.0.1:8080".parse().unwrap();
         let to = Upstream::unconnected(&target);
         let request = request.body(Empty::<Bytes>::new()).unwrap();
         let (mut request, host) = rules.prepare(request, &mut None)?;
-        host.write(&mut request, &to);
+        host.write(&mut request, &to, wire);
         Ok(request)
     }
 
@@ -286,6 +327,33 @@ mod tests {
             assert_eq!(sent.uri(), uri);
             assert!(!sent.headers().contains_key(HOST));
             assert_eq!(sent.version(), Version::HTTP_2);
+        }
+    }
+
+    #[test]
+    fn a_request_that_came_back_is_written_in_the_form_of_its_next_connection() {
+        let target = "10.0.0.1:8080".parse().unwrap();
+        let to = Upstream::unconnected(&target);
+        for (host, request, told) in [
+            (Some("web"), get("/a?b"), "web"),
+            (Some("web"), get("/a?b").header(HOST, "own"), "own"),
+            (Some("web"), get("https://api:81/a?b"), "api:81"),
+            (None, get("/a?b"), "10.0.0.1:8080"),
+        ] {
+            let mut rules = addressing(Protocol::Auto, host);
+            rules.is_secured = true;
+            let request = request.body(Empty::<Bytes>::new()).unwrap();
+            let (mut request, host) = rules.prepare(request, &mut None).unwrap();
+            for _ in 0..2 {
+                host.write(&mut request, &to, Wire::Http2);
+                assert_eq!(request.uri().authority().unwrap(), told);
+                assert!(!request.headers().contains_key(HOST));
+                assert_eq!(request.version(), Version::HTTP_2);
+                host.write(&mut request, &to, Wire::Http1);
+                assert_eq!(request.uri(), "/a?b");
+                assert_eq!(request.headers()[HOST], told);
+                assert_eq!(request.version(), Version::HTTP_11);
+            }
         }
     }
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use http::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::task::Runtime;
@@ -15,6 +14,7 @@ use crate::task::Runtime;
 use super::body::Outgoing;
 use super::lease::Call;
 use super::pool::Shared;
+use super::stream::Stream;
 
 /// The sending half of a connection. Dropping it closes the connection once it is idle.
 pub(crate) struct Http1 {
@@ -26,6 +26,8 @@ pub(crate) struct Http1 {
     pub(super) aged: u32,
     /// The pool's turn when the connection was last given back or taken.
     pub(super) turn: u64,
+    /// The pool's age at which it takes no new request.
+    pub(super) ends: Option<u32>,
 }
 
 impl Http1 {
@@ -34,7 +36,7 @@ impl Http1 {
     /// The task ends when the connection is closed by either side; on ours, when the `Http1` is
     /// dropped and what was sent on it is answered or given up.
     pub(super) async fn start(
-        stream: TcpStream,
+        stream: Stream,
         runtime: &Runtime,
         pool: Weak<Shared>,
     ) -> hyper::Result<Box<Self>> {
@@ -48,6 +50,7 @@ impl Http1 {
             used: false,
             aged: 0,
             turn: 0,
+            ends: None,
         }))
     }
 
@@ -131,7 +134,7 @@ impl Drop for CloseOnDrop {
 }
 
 async fn drive(
-    connection: http1::Connection<TokioIo<TcpStream>, Outgoing>,
+    connection: http1::Connection<TokioIo<Stream>, Outgoing>,
     parking: Arc<Parking>,
     pool: Weak<Shared>,
 ) {

@@ -4,16 +4,17 @@ use http::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::pending;
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::task::Runtime;
 
 use super::body::Outgoing;
 use super::lease::Call;
+use super::stream::Stream;
 
 /// How long nothing is heard before the endpoint is asked by a ping whether it is there.
 ///
@@ -29,8 +30,11 @@ pub(super) struct Connection {
     used: bool,
     /// Responses that have come, and what tells this connection from others.
     answers: Arc<AtomicU64>,
+    ended: Arc<OnceLock<Arc<hyper::Error>>>,
     /// The pool's age when the connection was last asked for.
     pub(super) aged: u32,
+    /// The pool's age at which it takes no new request.
+    pub(super) ends: Option<u32>,
 }
 
 /// One request's part of a connection.
@@ -39,13 +43,15 @@ pub(crate) struct Http2 {
     call: Call,
     reused: bool,
     answers: Arc<AtomicU64>,
+    /// What has ended the connection, if it was an error.
+    ended: Arc<OnceLock<Arc<hyper::Error>>>,
     /// The responses that had come when this request was sent.
     before: u64,
 }
 
 impl Connection {
     /// Makes a connection of a socket and starts the tasks that drive it, which end with it.
-    pub(super) async fn start(stream: TcpStream, runtime: &Runtime) -> hyper::Result<Self> {
+    pub(super) async fn start(stream: Stream, runtime: &Runtime) -> hyper::Result<Self> {
         let (sender, connection) = http2::Builder::new(runtime.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_AFTER)
@@ -54,16 +60,23 @@ impl Connection {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await?;
+        let ended = Arc::<OnceLock<_>>::default();
+        let tell = Arc::clone(&ended);
         runtime.drive(async move {
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            // It is told before the connection is dropped, by which its streams hear of the end.
+            if let Err(error) = connection.as_mut().await {
                 tracing::debug!(%error, "connection ended");
+                tell.set(Arc::new(error)).ok();
             }
         });
         Ok(Self {
             sender,
             used: false,
             answers: Arc::default(),
+            ended,
             aged: 0,
+            ends: None,
         })
     }
 
@@ -77,6 +90,7 @@ impl Connection {
             call: ReusableBoxFuture::new(pending()),
             reused: std::mem::replace(&mut self.used, true),
             answers: Arc::clone(&self.answers),
+            ended: Arc::clone(&self.ended),
             before: 0,
         }
     }
@@ -96,6 +110,10 @@ impl Http2 {
     pub(super) fn send(&mut self, request: Request<Outgoing>) {
         self.before = self.answers.load(Ordering::Relaxed);
         self.call.set(self.sender.try_send_request(request));
+    }
+
+    pub(super) fn ended(&self) -> Option<Arc<hyper::Error>> {
+        self.ended.get().cloned()
     }
 
     pub(super) fn answered(&self) {

@@ -1,7 +1,9 @@
 //! A connection in the hands of one request.
 
-use std::error::Error as _;
+use std::error::Error as StdError;
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -9,9 +11,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio_util::sync::ReusableBoxFuture;
 
+use super::Wire;
 use super::body::{BodyFailed, Outgoing};
 use super::http1::Http1;
 use super::http2::Http2;
+#[cfg(feature = "tls")]
+use super::tls::is_refusal;
 
 /// What a connection says of one request.
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
@@ -32,7 +37,43 @@ pub(crate) struct SendFailed {
     /// The request, if nothing of it was written.
     pub(crate) unsent: Option<Request<Outgoing>>,
     pub(crate) fault: Fault,
-    pub(crate) error: hyper::Error,
+    pub(crate) error: Failure,
+}
+
+/// What went wrong; reads like the error that is nearest to the cause.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: hyper::Error,
+    /// What has ended the connection, where the request was only told that it has.
+    ended: Option<Arc<hyper::Error>>,
+}
+
+impl Failure {
+    /// The answer cannot be understood.
+    pub(crate) fn is_parse(&self) -> bool {
+        self.error.is_parse()
+    }
+
+    /// It is a mistake on our side.
+    pub(crate) fn is_user(&self) -> bool {
+        self.error.is_user()
+    }
+
+    fn told(&self) -> &hyper::Error {
+        self.ended.as_deref().unwrap_or(&self.error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.told().fmt(f)
+    }
+}
+
+impl StdError for Failure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.told().source()
+    }
 }
 
 /// Whose fault it is that there is no response.
@@ -41,7 +82,8 @@ pub(crate) enum Fault {
     Connection,
     /// The request's own body failed.
     Body,
-    /// The endpoint guarantees that the request was not processed (RFC 9113, 8.7).
+    /// The endpoint guarantees that the request was not processed: it says so (RFC 9113, 8.7), or
+    /// has refused the TLS handshake.
     Unprocessed,
 }
 
@@ -58,6 +100,9 @@ impl Fault {
             if let Some(error) = error.downcast_ref::<h2::Error>() {
                 return Self::of_stream(error);
             }
+            if error.downcast_ref().is_some_and(is_refusal) {
+                return Self::Unprocessed;
+            }
             cause = error.source();
         }
         Self::Connection
@@ -66,7 +111,7 @@ impl Fault {
     fn of_stream(error: &h2::Error) -> Self {
         // A GOAWAY ends those streams alone that are above the last one it names.
         let refused = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        if error.is_remote() && refused {
+        if error.is_remote() && refused || error.get_io().is_some_and(is_refusal) {
             Self::Unprocessed
         } else if error.is_reset() && !error.is_remote() && !error.is_library() {
             // The only stream that hyper resets while its response is awaited.
@@ -77,6 +122,12 @@ impl Fault {
     }
 }
 
+/// Nobody refuses a handshake in plain text.
+#[cfg(not(feature = "tls"))]
+fn is_refusal(_: &std::io::Error) -> bool {
+    false
+}
+
 impl Lease {
     /// Whether the connection stood before this request: the endpoint may have closed it by the
     /// time the request arrives.
@@ -84,6 +135,14 @@ impl Lease {
         match self {
             Self::Http1(connection) => connection.is_reused(),
             Self::Http2(stream) => stream.is_reused(),
+        }
+    }
+
+    /// What is spoken on the connection.
+    pub(crate) fn wire(&self) -> Wire {
+        match self {
+            Self::Http1(_) => Wire::Http1,
+            Self::Http2(_) => Wire::Http2,
         }
     }
 
@@ -112,10 +171,19 @@ impl Lease {
         if let (Self::Http2(stream), Ok(_)) = (&*self, &sent) {
             stream.answered();
         }
-        Poll::Ready(sent.map_err(|mut failed| SendFailed {
-            unsent: failed.take_message(),
-            fault: Fault::of(failed.error()),
-            error: failed.into_error(),
+        Poll::Ready(sent.map_err(|mut failed| {
+            let ended = match &*self {
+                Self::Http2(stream) if failed.error().is_canceled() => stream.ended(),
+                Self::Http1(_) | Self::Http2(_) => None,
+            };
+            SendFailed {
+                unsent: failed.take_message(),
+                fault: Fault::of(ended.as_deref().unwrap_or(failed.error())),
+                error: Failure {
+                    error: failed.into_error(),
+                    ended,
+                },
+            }
         }))
     }
 }

@@ -10,7 +10,13 @@ mod http1;
 mod http2;
 mod lease;
 mod pool;
+mod slots;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::task::Runtime;
@@ -19,15 +25,36 @@ pub(crate) use body::Outgoing;
 pub(crate) use dial::dial;
 pub(crate) use lease::{Fault, Lease, SendFailed};
 pub(crate) use pool::{Checkout, Need, Pool, Unavailable, Waiting};
+#[cfg(feature = "tls")]
+pub(crate) use tls::Secured;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 /// The version of HTTP that endpoints are spoken to.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// HTTP/1.1: one request at a time on a connection, idle connections are reused.
+    /// The best that both sides speak: under TLS HTTP/2 if the endpoint chooses it by ALPN (RFC 7301),
+    /// else HTTP/1.1.
+    ///
+    /// It is known for each endpoint from its first connection on, and learned anew when an endpoint
+    /// changes its mind. In plain text there is nothing to choose by, and this is
+    /// [`Http1`](Self::Http1).
     #[default]
+    Auto,
+    /// HTTP/1.1: one request at a time on a connection, idle connections are reused.
     Http1,
-    /// HTTP/2 without negotiation ("prior knowledge"): all requests share one connection.
+    /// HTTP/2: all requests share one connection.
+    ///
+    /// In plain text without negotiation ("prior knowledge"); under TLS an endpoint that does not
+    /// agree to it counts as one that refuses connections.
+    Http2,
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Wire {
+    Http1,
     Http2,
 }
 
@@ -35,10 +62,59 @@ pub enum Protocol {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) runtime: Runtime,
+    /// Never [`Protocol::Auto`] in plain text.
     pub(crate) protocol: Protocol,
     pub(crate) connect_timeout: Duration,
     pub(crate) most_idle: usize,
+    /// How many connections of HTTP/1.1 may be open to one endpoint.
+    pub(crate) most_open: usize,
+    /// After how many calls of [`Pool::age`] an unused connection is closed.
+    pub(crate) idle_ages: u32,
+    /// After how many calls of [`Pool::age`] a connection takes no new request: a number of these.
+    pub(crate) lifetime: Option<RangeInclusive<u32>>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Secured>,
 }
 
-/// After how many calls of [`Pool::age`] an unused connection is closed.
-pub(crate) const IDLE_AGES: u32 = 4;
+impl Settings {
+    /// What an endpoint speaks of which nothing is known yet, if that can be told.
+    fn wire(&self) -> Option<Wire> {
+        match self.protocol {
+            Protocol::Auto => None,
+            Protocol::Http1 => Some(Wire::Http1),
+            Protocol::Http2 => Some(Wire::Http2),
+        }
+    }
+
+    fn is_secured(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        return false;
+    }
+}
+
+#[cfg(test)]
+impl Settings {
+    /// Plain HTTP/1.1 with one idle connection at most.
+    pub(crate) fn plain(runtime: Runtime) -> Self {
+        Self {
+            runtime,
+            protocol: Protocol::Http1,
+            connect_timeout: Duration::from_secs(1),
+            most_idle: 1,
+            most_open: usize::MAX,
+            idle_ages: 4,
+            lifetime: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+/// Where an endpoint lives, as far as is known: names may be made of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Residence {
+    pub(crate) node: Option<Arc<str>>,
+    pub(crate) datacenter: Option<Arc<str>>,
+}

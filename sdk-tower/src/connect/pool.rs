@@ -1,15 +1,15 @@
 //! The connections to one endpoint.
 
+mod attempt;
+
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
-use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use crate::endpoint::Target;
 use crate::error::BoxError;
@@ -18,7 +18,9 @@ use crate::task::Group;
 use super::http1::Http1;
 use super::http2::Connection;
 use super::lease::Lease;
-use super::{IDLE_AGES, Protocol, Settings, dial};
+use super::{Residence, Settings, Wire};
+
+use attempt::{Attempt, Opened, RuntimeEnded};
 
 /// The connections to one endpoint. Dropping it is retiring it.
 pub(crate) struct Pool(Arc<Shared>);
@@ -27,6 +29,8 @@ pub(super) struct Shared {
     target: Target,
     settings: Arc<Settings>,
     state: Mutex<State>,
+    /// Looked at when a connection is opened.
+    residence: Mutex<Residence>,
 }
 
 /// Guarded by a lock that is held for a few pushes and pops, never across an await.
@@ -39,9 +43,14 @@ struct State {
     )]
     idle: Vec<Box<Http1>>,
     shared: Option<Connection>,
-    /// Never more than attempts to connect are under way, so that each is served in the end.
+    /// Each is served in the end: by an attempt to connect that is under way, or if it stands in line
+    /// by a connection that is in use.
     waiters: VecDeque<Waiter>,
     connecting: usize,
+    /// Sockets that are open or being opened.
+    open: usize,
+    /// What the endpoint spoke last; none if nobody has asked it yet.
+    wire: Option<Wire>,
     age: u32,
     /// Counts connections taken and given back, to tell which came first.
     turn: u64,
@@ -50,7 +59,7 @@ struct State {
 }
 
 struct Waiter {
-    deliver: oneshot::Sender<Result<Lease, Refused>>,
+    deliver: oneshot::Sender<Result<Lease, Denied>>,
     need: Need,
 }
 
@@ -60,12 +69,16 @@ pub(crate) enum Need {
     Any,
     /// One that was opened for this request: others have just turned out to be dead.
     Fresh,
+    /// Any, and if all that there may be are in use the request stands in line for one.
+    InLine,
 }
 
 /// What a pool has for a request.
 pub(crate) enum Checkout {
     Ready(Lease),
     Wait(Waiting),
+    /// As many connections as there may be are in use.
+    Busy,
     /// The endpoint has left.
     Retired,
 }
@@ -73,11 +86,19 @@ pub(crate) enum Checkout {
 /// The wait for a connection: a new one, or one that another request gives back before.
 ///
 /// Dropping it does not end the attempt to connect; the connection goes to the next request.
-pub(crate) struct Waiting(oneshot::Receiver<Result<Lease, Refused>>);
+pub(crate) struct Waiting(oneshot::Receiver<Result<Lease, Denied>>);
+
+/// Why somebody who waits gets no connection.
+enum Denied {
+    Refused(Refused),
+    Busy,
+}
 
 /// Why there is no connection.
 pub(crate) enum Unavailable {
     Refused(Refused),
+    /// As many connections as there may be are in use.
+    Busy,
     Retired,
     /// The runtime that connections live in has ended.
     Deserted,
@@ -87,20 +108,10 @@ pub(crate) enum Unavailable {
 #[derive(Clone, Debug)]
 pub(crate) struct Refused(Arc<BoxError>);
 
-#[derive(Debug)]
-struct RuntimeEnded;
-
-impl fmt::Display for RuntimeEnded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the runtime of the channel has ended")
-    }
-}
-
-impl StdError for RuntimeEnded {}
-
 impl Pool {
     pub(crate) fn new(target: Target, settings: Arc<Settings>) -> Self {
         let attempts = Group::new(settings.runtime.clone());
+        let wire = settings.wire();
         Self(Arc::new(Shared {
             target,
             settings,
@@ -109,10 +120,13 @@ impl Pool {
                 shared: None,
                 waiters: VecDeque::new(),
                 connecting: 0,
+                open: 0,
+                wire,
                 age: 0,
                 turn: 0,
                 attempts: Some(attempts),
             }),
+            residence: Mutex::default(),
         }))
     }
 
@@ -122,7 +136,7 @@ impl Pool {
         if state.attempts.is_none() {
             return Checkout::Retired;
         }
-        if need == Need::Any
+        if need != Need::Fresh
             && let Some(lease) = state.ready()
         {
             return Checkout::Ready(lease);
@@ -132,22 +146,59 @@ impl Pool {
         if state.waiters.len().is_power_of_two() {
             state.waiters.retain(|waiter| !waiter.deliver.is_closed());
         }
+        let joined = state.waiters.len() + 1;
+        let is_served = state.connecting >= state.wanted(joined);
+        if !is_served && need != Need::InLine && !state.has_room(shared.settings.most_open) {
+            // The idle ones may be as dead as the one that this request has met: they make room.
+            let doubtful = std::mem::take(&mut state.idle);
+            drop(state);
+            drop(doubtful);
+            return Checkout::Busy;
+        }
         let (deliver, waiting) = oneshot::channel();
         state.waiters.push_back(Waiter { deliver, need });
-        let wanted = match shared.settings.protocol {
-            Protocol::Http1 => state.waiters.len(),
-            Protocol::Http2 => 1,
-        };
-        if state.connecting < wanted
-            && let Some(attempts) = &state.attempts
-        {
-            let place = attempts.place();
-            state.connecting += 1;
-            // If the runtime has ended, the attempt ends here and asks for the lock.
-            drop(state);
-            place.fill(Attempt(Some(Arc::clone(shared))).run());
-        }
+        shared.start(state);
         Checkout::Wait(Waiting(waiting))
+    }
+
+    /// Opens one more connection than there are, if there are fewer than so many.
+    ///
+    /// What comes of it is told; nothing if there is nothing to do.
+    pub(crate) fn warm(&self, wanted: usize) -> Option<oneshot::Receiver<Result<(), Refused>>> {
+        let shared = &self.0;
+        let mut state = shared.lock();
+        // One of HTTP/2 is enough, and what is spoken is told by the first.
+        let enough = match state.wire {
+            Some(Wire::Http1) => wanted,
+            Some(Wire::Http2) | None => 1,
+        };
+        if state.open >= enough || !state.has_room(shared.settings.most_open) {
+            return None;
+        }
+        let (tell, told) = oneshot::channel();
+        let place = state.attempts.as_ref()?.place();
+        state.begin();
+        drop(state);
+        place.fill(Attempt::of(shared, Some(tell)).run());
+        Some(told)
+    }
+
+    pub(crate) fn is_secured(&self) -> bool {
+        self.0.settings.is_secured()
+    }
+
+    /// Learns where the endpoint lives, for the name that it has to prove from now on.
+    pub(crate) fn follow(&self, node: Option<&Arc<str>>, datacenter: Option<&Arc<str>>) {
+        if !self.0.settings.is_secured() {
+            return;
+        }
+        let mut known = self.0.residence();
+        if known.node.as_ref() != node || known.datacenter.as_ref() != datacenter {
+            *known = Residence {
+                node: node.cloned(),
+                datacenter: datacenter.cloned(),
+            };
+        }
     }
 
     /// Takes back a connection whose response has ended.
@@ -193,14 +244,18 @@ impl Pool {
         drop((attempts, idle, connection, waiters));
     }
 
-    /// Closes what was not used during the last [`IDLE_AGES`] calls of this.
+    /// Tells that time passes: closes what was not used of late, and what has had its time.
+    ///
+    /// A shared connection that has had its time is not closed but handed out no more: the requests
+    /// on it finish.
     pub(crate) fn age(&self) {
         let mut state = self.0.lock();
         state.age = state.age.wrapping_add(1);
-        let age = state.age;
-        let old = |aged: u32| age.wrapping_sub(aged) >= IDLE_AGES;
-        let closed: Vec<_> = state.idle.extract_if(.., |idle| old(idle.aged)).collect();
-        let shared = state.shared.take_if(|connection| old(connection.aged));
+        let (age, most) = (state.age, self.0.settings.idle_ages);
+        let old = |aged: u32, ends| age.wrapping_sub(aged) >= most || is_over(age, ends);
+        let closed = state.idle.extract_if(.., |idle| old(idle.aged, idle.ends));
+        let closed: Vec<_> = closed.collect();
+        let shared = state.shared.take_if(|one| old(one.aged, one.ends));
         drop(state);
         drop((closed, shared));
     }
@@ -218,6 +273,11 @@ impl fmt::Debug for Pool {
             .field("target", &self.0.target)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether an age is reached; ages wrap.
+fn is_over(age: u32, ends: Option<u32>) -> bool {
+    ends.is_some_and(|ends| age.wrapping_sub(ends) <= u32::MAX / 2)
 }
 
 impl State {
@@ -240,12 +300,34 @@ impl State {
         self.turn
     }
 
+    /// How many attempts to connect so many waiters ask for.
+    ///
+    /// Where one connection serves all, or may, there is one at a time.
+    fn wanted(&self, waiters: usize) -> usize {
+        match self.wire {
+            Some(Wire::Http1) => waiters,
+            Some(Wire::Http2) | None => waiters.min(1),
+        }
+    }
+
+    /// Whether one more connection may be opened.
+    ///
+    /// Of HTTP/2 there is one, beside those that still finish.
+    fn has_room(&self, most_open: usize) -> bool {
+        self.wire == Some(Wire::Http2) || self.open < most_open
+    }
+
+    fn begin(&mut self) {
+        self.connecting += 1;
+        self.open += 1;
+    }
+
     /// Hands a connection to the first who wants it.
     fn deliver(&mut self, mut lease: Lease, fresh: bool) -> Option<Lease> {
         while let Some(at) = self
             .waiters
             .iter()
-            .position(|waiter| fresh || waiter.need == Need::Any)
+            .position(|waiter| fresh || waiter.need != Need::Fresh)
         {
             let Some(waiter) = self.waiters.remove(at) else {
                 break;
@@ -258,6 +340,64 @@ impl State {
             }
         }
         Some(lease)
+    }
+
+    /// Hands a shared connection to all, and keeps it unless there is one already.
+    fn share(&mut self, mut connection: Connection) -> Option<Connection> {
+        if self.attempts.is_none() {
+            return Some(connection);
+        }
+        let needs_fresh = self.waiters.iter().any(|one| one.need == Need::Fresh);
+        let surplus = match &mut self.shared {
+            // Several were opened before it was known that one is enough.
+            Some(known) if !known.is_closed() && !needs_fresh => Some(connection),
+            known => {
+                connection.aged = self.age;
+                known.replace(connection)
+            }
+        };
+        if let Some(shared) = &mut self.shared {
+            for waiter in self.waiters.drain(..) {
+                waiter.deliver.send(Ok(Lease::Http2(shared.stream()))).ok();
+            }
+        }
+        surplus
+    }
+
+    /// Tells those for whom no attempt is under way, and who do not stand in line.
+    fn deny(&mut self, denied: impl Fn() -> Denied) -> usize {
+        let patient = |waiter: &Waiter| waiter.need == Need::InLine;
+        let mut many = self.waiters.iter().filter(|one| !patient(one)).count();
+        let mut told = 0;
+        while many > self.connecting
+            && let Some(at) = self.waiters.iter().position(|one| !patient(one))
+            && let Some(waiter) = self.waiters.remove(at)
+        {
+            waiter.deliver.send(Err(denied())).ok();
+            many -= 1;
+            told += 1;
+        }
+        told
+    }
+
+    /// Tells that an attempt has failed.
+    fn refuse(&mut self, refused: &Refused) {
+        let denied = || Denied::Refused(refused.clone());
+        let told = self.deny(denied);
+        // The attempt may have been for one in line: it had better look elsewhere. If it was the last
+        // socket there is nothing to wait for.
+        let in_line = match self.open {
+            0 | 1 => self.waiters.len().saturating_sub(self.connecting),
+            _ => usize::from(told == 0 && self.waiters.len() > self.connecting),
+        };
+        let in_line = if refused.0.is::<RuntimeEnded>() {
+            self.waiters.len()
+        } else {
+            in_line
+        };
+        for waiter in self.waiters.drain(..in_line) {
+            waiter.deliver.send(Err(denied())).ok();
+        }
     }
 }
 
@@ -278,44 +418,69 @@ impl Shared {
         drop(closed);
     }
 
+    /// A socket is closed: there is room for another one.
+    pub(super) fn freed(self: Arc<Self>) {
+        let mut state = self.lock();
+        state.open = state.open.saturating_sub(1);
+        self.start(state);
+    }
+
+    /// Starts as many attempts to connect as are wanted and may be.
+    fn start(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let mut places = Vec::new();
+        while state.connecting < state.wanted(state.waiters.len())
+            && state.has_room(self.settings.most_open)
+            && let Some(attempts) = &state.attempts
+        {
+            places.push(attempts.place());
+            state.begin();
+        }
+        // If the runtime has ended, the attempts end here and ask for the lock.
+        drop(state);
+        for place in places {
+            place.fill(Attempt::of(self, None).run());
+        }
+    }
+
     /// Tells those who wait what came of an attempt to connect.
-    fn opened(&self, opened: Result<Opened, BoxError>) {
+    fn opened(self: &Arc<Self>, opened: Result<Opened, Refused>) {
         let mut state = self.lock();
         state.connecting = state.connecting.saturating_sub(1);
         match opened {
-            Ok(Opened::Http1(connection)) => {
+            Ok(Opened::Http1(mut connection)) => {
+                state.wire = Some(Wire::Http1);
+                connection.ends = self.end(&state);
                 let unwanted = self.put(&mut state, connection, true);
-                drop(state);
+                // Who has waited for a connection that all would share needs one for each.
+                self.start(state);
                 drop(unwanted);
+                self.lock().deny(|| Denied::Busy);
             }
-            Ok(Opened::Http2(connection)) => state.share(connection),
-            Err(error) => {
-                tracing::debug!(target = %self.target, error, "connecting failed");
-                let refused = Refused(Arc::new(error));
-                while state.waiters.len() > state.connecting {
-                    let Some(waiter) = state.waiters.pop_front() else {
-                        break;
-                    };
-                    waiter.deliver.send(Err(refused.clone())).ok();
-                }
+            Ok(Opened::Http2(mut connection)) => {
+                state.wire = Some(Wire::Http2);
+                connection.ends = self.end(&state);
+                let surplus = state.share(connection);
+                drop(state);
+                drop(surplus);
+            }
+            Err(refused) => {
+                tracing::debug!(target = %self.target, error = %refused, "connecting failed");
+                state.refuse(&refused);
             }
         }
     }
 
-    async fn open(self: &Arc<Self>) -> Result<Opened, BoxError> {
-        let stream = dial(&self.target).await?;
-        let runtime = &self.settings.runtime;
-        Ok(match self.settings.protocol {
-            Protocol::Http1 => {
-                Opened::Http1(Http1::start(stream, runtime, Arc::downgrade(self)).await?)
-            }
-            Protocol::Http2 => Opened::Http2(Connection::start(stream, runtime).await?),
-        })
+    /// The age at which a new connection takes no more requests.
+    ///
+    /// Drawn for each: those that were opened together are not to close together.
+    fn end(&self, state: &State) -> Option<u32> {
+        let range = self.settings.lifetime.clone()?;
+        Some(state.age.wrapping_add(rand::random_range(range)))
     }
 
     /// Hands a connection over or keeps it; gives it back if there is no room.
     fn put(&self, state: &mut State, mut connection: Box<Http1>, fresh: bool) -> Option<Lease> {
-        if state.attempts.is_none() {
+        if state.attempts.is_none() || is_over(state.age, connection.ends) {
             return Some(Lease::Http1(connection));
         }
         connection.aged = state.age;
@@ -329,61 +494,17 @@ impl Shared {
         }
     }
 
+    fn residence(&self) -> MutexGuard<'_, Residence> {
+        // It is replaced as a whole.
+        self.residence
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing under the lock can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// An attempt to connect that is under way; whatever ends it, those who wait are told.
-struct Attempt(Option<Arc<Shared>>);
-
-impl Attempt {
-    async fn run(mut self) {
-        let Some(shared) = self.0.clone() else {
-            return;
-        };
-        let limit = shared.settings.connect_timeout;
-        let opened = match timeout(limit, shared.open()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no connection within {limit:?}"),
-            )
-            .into()),
-        };
-        self.0 = None;
-        shared.opened(opened);
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some(shared) = self.0.take() {
-            shared.opened(Err(RuntimeEnded.into()));
-        }
-    }
-}
-
-impl State {
-    fn share(&mut self, mut connection: Connection) {
-        if self.attempts.is_none() {
-            return;
-        }
-        connection.aged = self.age;
-        for waiter in self.waiters.drain(..) {
-            waiter
-                .deliver
-                .send(Ok(Lease::Http2(connection.stream())))
-                .ok();
-        }
-        self.shared = Some(connection);
-    }
-}
-
-enum Opened {
-    Http1(Box<Http1>),
-    Http2(Connection),
 }
 
 impl Future for Waiting {
@@ -394,8 +515,11 @@ impl Future for Waiting {
             .poll(cx)
             .map(|delivered| match delivered {
                 Ok(Ok(lease)) => Ok(lease),
-                Ok(Err(refused)) if refused.0.is::<RuntimeEnded>() => Err(Unavailable::Deserted),
-                Ok(Err(refused)) => Err(Unavailable::Refused(refused)),
+                Ok(Err(Denied::Refused(refused))) if refused.0.is::<RuntimeEnded>() => {
+                    Err(Unavailable::Deserted)
+                }
+                Ok(Err(Denied::Refused(refused))) => Err(Unavailable::Refused(refused)),
+                Ok(Err(Denied::Busy)) => Err(Unavailable::Busy),
                 Err(_) => Err(Unavailable::Retired),
             })
     }
@@ -415,20 +539,13 @@ impl StdError for Refused {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use crate::task::Runtime;
 
     use super::*;
 
     #[tokio::test]
     async fn no_connection_is_opened_for_those_who_have_gone() {
-        let settings = Settings {
-            runtime: Runtime::current().unwrap(),
-            protocol: Protocol::Http1,
-            connect_timeout: Duration::from_secs(1),
-            most_idle: 1,
-        };
+        let settings = Settings::plain(Runtime::current().unwrap());
         let pool = Pool::new("127.0.0.1:9".parse().unwrap(), Arc::new(settings));
         // Nothing is awaited: no attempt makes headway.
         for _ in 0..200 {

@@ -60,6 +60,7 @@ use crate::error::Error;
 pub struct HealthSource {
     watch: Watch<ServiceEntry>,
     nearness: Nearness,
+    tells_nodes: bool,
     told: Option<EndpointSet>,
     /// How many instances could not be called when this was last said.
     skipped: usize,
@@ -76,6 +77,7 @@ impl HealthSource {
         Self {
             watch,
             nearness: Nearness::Unasked,
+            tells_nodes: false,
             told: None,
             skipped: 0,
             least_well: 0.0,
@@ -141,6 +143,18 @@ impl HealthSource {
         self
     }
 
+    /// Tells with each endpoint the node that it is on, and the datacenter.
+    ///
+    /// For names that TLS asks endpoints to prove and that are made of them, such as
+    /// `{node}.node.consul`. A channel [by the name of a service](crate::channel::Channel::builder) asks
+    /// for it by itself. Default off: other sources do not tell them, and a set with them is not
+    /// equal to one without.
+    #[must_use]
+    pub fn tell_nodes(mut self) -> Self {
+        self.tells_nodes = true;
+        self
+    }
+
     /// The endpoints of these instances, those that were told before shared with that set.
     fn read(&mut self, entries: &[Arc<ServiceEntry>]) -> EndpointSet {
         let mut skipped = 0;
@@ -152,9 +166,13 @@ impl HealthSource {
             match instance.endpoint() {
                 Ok(Some(endpoint)) => {
                     let distance = self.distance(entry, endpoints.len());
-                    endpoints.push(self.shared(endpoint.with_distance(distance)));
+                    let endpoint = self.placed(endpoint.with_distance(distance), entry);
+                    endpoints.push(self.shared(endpoint));
                 }
-                Ok(None) => critical.extend(instance.last_resort()),
+                Ok(None) => {
+                    let endpoint = instance.last_resort();
+                    critical.extend(endpoint.map(|endpoint| self.placed(endpoint, entry)));
+                }
                 Err(why) => {
                     skipped += 1;
                     example.get_or_insert((why, entry));
@@ -183,6 +201,19 @@ impl HealthSource {
         let datacenter = node.datacenter().map(Datacenter::as_str);
         let place = (node.name().as_str(), datacenter);
         self.nearness.distance(place, before)
+    }
+
+    /// With the names of where it is, if they are asked for.
+    fn placed(&self, endpoint: Endpoint, entry: &ServiceEntry) -> Endpoint {
+        if !self.tells_nodes {
+            return endpoint;
+        }
+        let node = entry.node();
+        let endpoint = endpoint.with_node(node.name().as_str());
+        match node.datacenter() {
+            Some(datacenter) => endpoint.with_datacenter(datacenter.as_str()),
+            None => endpoint,
+        }
     }
 
     fn shared(&self, endpoint: Endpoint) -> Arc<Endpoint> {

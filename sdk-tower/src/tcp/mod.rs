@@ -27,6 +27,14 @@
 //! # }
 //! ```
 //!
+//! # TLS
+//!
+//! It is put on top: any TLS library for tokio takes a [`Connection`] as its stream, under the name
+//! that the certificates of the service are for. Many databases begin in plain text and change over
+//! within their protocol, which only their clients know how to do. Whoever takes a connection apart
+//! first ([`Connection::into_parts`]) can go on to another instance where the handshake fails
+//! ([`InUse::next`]).
+//!
 //! # Tokio's types
 //!
 //! A connection is a [`TcpStream`] and implements tokio's [`AsyncRead`](tokio::io::AsyncRead) and

@@ -8,6 +8,7 @@
 
 mod body;
 mod bounds;
+mod connections;
 mod deadlines;
 mod failover;
 mod hedge;

@@ -36,6 +36,7 @@ pub(crate) struct Seen {
     port: u16,
     accepted: AtomicU32,
     open: AtomicU32,
+    most_open: AtomicU32,
     requests: AtomicU32,
     /// Every answer is a 503.
     pub(crate) fails: AtomicBool,
@@ -50,6 +51,10 @@ impl Seen {
 
     pub(crate) fn open(&self) -> u32 {
         self.open.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn most_open(&self) -> u32 {
+        self.most_open.load(Ordering::SeqCst)
     }
 
     pub(crate) fn requests(&self) -> u32 {
@@ -69,10 +74,21 @@ impl Server {
 
     pub(crate) fn on(listener: TcpListener, protocol: Protocol) -> Self {
         let target = Target::try_from(listener.local_addr().unwrap()).unwrap();
+        Self::at(listener, protocol, target)
+    }
+
+    /// On a listener of all addresses: the target is one of them.
+    pub(crate) fn on_port(listener: TcpListener, port: u16) -> Self {
+        let target = format!("127.0.0.1:{port}").parse().unwrap();
+        Self::at(listener, Protocol::Http1, target)
+    }
+
+    fn at(listener: TcpListener, protocol: Protocol, target: Target) -> Self {
         let seen = Arc::new(Seen {
             port: target.port(),
             accepted: AtomicU32::new(0),
             open: AtomicU32::new(0),
+            most_open: AtomicU32::new(0),
             requests: AtomicU32::new(0),
             fails: AtomicBool::new(false),
             gate: Semaphore::new(0),
@@ -134,7 +150,8 @@ async fn serve(
     seen: Arc<Seen>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    seen.open.fetch_add(1, Ordering::SeqCst);
+    let open = seen.open.fetch_add(1, Ordering::SeqCst) + 1;
+    seen.most_open.fetch_max(open, Ordering::SeqCst);
     let _open = Open(Arc::clone(&seen));
     let service = service_fn(move |request| answer(request, Arc::clone(&seen)));
     let io = TokioIo::new(stream);

@@ -1,0 +1,7 @@
+//! The connections of a channel, against real servers: TLS, what is spoken on it, and how they end.
+
+mod alpn;
+mod draining;
+mod handshakes;
+mod names;
+mod server;
