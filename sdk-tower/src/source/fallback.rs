@@ -41,7 +41,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// An endpoint is known by its target, so one that two sources name with the same address and port
 /// keeps its connections and its statistics when one takes the place of the other; its weight,
 /// priority and distance are those of the source in use. [`SrvSource`](super::SrvSource) and
-/// [`HealthSource`](super::HealthSource) name the instances of a Consul service alike.
+/// [`HealthSource`](super::HealthSource) name the instances of a Consul service alike. For targets of
+/// other DNS servers, see [`resolve_targets`](super::SrvSourceBuilder::resolve_targets).
 ///
 /// All sources are followed all the time, so that what they tell is there when it is needed: one
 /// that polls does so while it stands by, too. A `tracing` event tells each change of the source
