@@ -13,10 +13,12 @@ pub mod certs;
 pub mod consul;
 pub mod hostile;
 pub mod http;
+pub mod nsd;
 pub mod path;
 pub mod proxy;
 
 mod ports;
+mod process;
 mod rng;
 mod tally;
 mod wait;

@@ -9,7 +9,6 @@
 mod acl;
 mod cluster;
 mod options;
-mod process;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +17,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,10 +27,10 @@ pub use self::cluster::Cluster;
 pub use self::options::{Options, Verify};
 
 use self::options::{Mode, Ports, Tls};
-use self::process::Process;
 use crate::certs::Authority;
 use crate::http::{self, Answer};
 use crate::ports::free_ports;
+use crate::process::{self, Process};
 use crate::wait::{eventually, poll};
 
 /// Set by `tests/run --embedded-only`; no real agent may be started then.
@@ -336,7 +334,7 @@ impl Agent {
     async fn launch(options: Options) -> Self {
         let binary = binary().unwrap_or_else(|why| panic!("{why}"));
         let version = version_of(&binary);
-        let dir = new_folder();
+        let dir = process::folder("consul");
         let tls = options.tls.map(|_| tls_in(&dir));
         let mut agent = Self {
             options,
@@ -515,17 +513,6 @@ fn choose_ports() -> Ports {
         serf_lan,
         serf_wan,
     }
-}
-
-fn new_folder() -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("lictor-consul-{}-{count}", std::process::id());
-    let dir = std::env::temp_dir().join(name);
-    // A process of the same ID may have been killed in an unlucky moment.
-    fs::remove_dir_all(&dir).ok();
-    fs::create_dir_all(&dir).expect("a folder for temporary files");
-    dir
 }
 
 fn tls_in(dir: &Path) -> Tls {

@@ -3,8 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Holds the read end of a pipe whose write end only the test process has. End of file means
@@ -27,15 +28,15 @@ exit "$status"
 "#;
 
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     watchdog: Child,
     lifeline: Option<ChildStdin>,
     pid: u32,
 }
 
 impl Process {
-    /// Starts `command` with its output in `dir/consul.log`.
-    pub(super) fn start(dir: &Path, command: &mut Command) -> io::Result<Self> {
+    /// Starts `command` with its output in `dir/output.log`.
+    pub(crate) fn start(dir: &Path, command: &mut Command) -> io::Result<Self> {
         let mut watchdog = Command::new("/bin/sh");
         watchdog
             .args(["-c", WATCHDOG, "watchdog"])
@@ -63,17 +64,17 @@ impl Process {
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Whether it has ended by itself or by a signal.
-    pub(super) fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.watchdog.try_wait(), Ok(None))
     }
 
-    /// Sends `KILL`, `STOP` or `CONT`.
-    pub(super) fn signal(&self, name: &str) {
+    /// Sends `KILL`, `STOP`, `CONT` or `HUP`.
+    pub(crate) fn signal(&self, name: &str) {
         // The shell's own `kill`, because a small machine may lack the program.
         let status = Command::new("/bin/sh")
             .args(["-c", "kill -s \"$1\" \"$2\"", "kill", name])
@@ -92,7 +93,7 @@ impl Process {
         clippy::disallowed_methods,
         reason = "a few milliseconds, right after a shell that was waited for in the same way"
     )]
-    pub(super) fn until_stopped(&self) {
+    pub(crate) fn until_stopped(&self) {
         let tasks = format!("/proc/{}/task", self.pid);
         let runs = |task: fs::DirEntry| {
             let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
@@ -111,7 +112,7 @@ impl Process {
     }
 
     /// Kills it and waits until it is gone; its folder stays.
-    pub(super) fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         if !self.has_ended() {
             self.signal("KILL");
             self.watchdog.wait().ok();
@@ -128,13 +129,25 @@ impl Drop for Process {
     }
 }
 
+/// A new folder for what a program writes.
+pub(crate) fn folder(program: &str) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("lictor-{program}-{}-{count}", std::process::id());
+    let dir = std::env::temp_dir().join(name);
+    // A process of the same ID may have been killed in an unlucky moment.
+    fs::remove_dir_all(&dir).ok();
+    fs::create_dir_all(&dir).expect("a folder for temporary files");
+    dir
+}
+
 /// Everything it has written so far.
-pub(super) fn log(dir: &Path) -> String {
+pub(crate) fn log(dir: &Path) -> String {
     fs::read_to_string(log_file(dir)).unwrap_or_default()
 }
 
 /// Puts a line into the log that tells one run from the next.
-pub(super) fn mark(dir: &Path, line: &str) -> io::Result<()> {
+pub(crate) fn mark(dir: &Path, line: &str) -> io::Result<()> {
     let mut log: File = OpenOptions::new()
         .create(true)
         .append(true)
@@ -142,6 +155,6 @@ pub(super) fn mark(dir: &Path, line: &str) -> io::Result<()> {
     writeln!(log, "{line}")
 }
 
-fn log_file(dir: &Path) -> std::path::PathBuf {
-    dir.join("consul.log")
+fn log_file(dir: &Path) -> PathBuf {
+    dir.join("output.log")
 }
