@@ -17,12 +17,14 @@ pub mod nsd;
 pub mod path;
 pub mod proxy;
 
+mod long;
 mod ports;
 mod process;
 mod rng;
 mod tally;
 mod wait;
 
+pub use long::{is_long, length};
 pub use ports::{free_port, free_ports};
 pub use rng::Rng;
 pub use tally::{left_out, tally};

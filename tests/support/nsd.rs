@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::consul::new_folder;
 use crate::ports::free_port;
 use crate::process::{self, Process};
 use crate::wait::poll;
@@ -37,7 +38,7 @@ impl Nsd {
     pub async fn start(binary: PathBuf, zones: &[(&str, Option<&str>)]) -> Self {
         let mut nsd = Self {
             binary,
-            dir: process::folder("nsd"),
+            dir: new_folder(),
             port: 0,
             zones: zones.iter().map(|(name, _)| (*name).to_owned()).collect(),
             process: None,

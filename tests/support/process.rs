@@ -3,9 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Holds the read end of a pipe whose write end only the test process has. End of file means
@@ -35,7 +34,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output in `dir/output.log`.
+    /// Starts `command` with its output in `dir/process.log`.
     pub(crate) fn start(dir: &Path, command: &mut Command) -> io::Result<Self> {
         let mut watchdog = Command::new("/bin/sh");
         watchdog
@@ -73,7 +72,7 @@ impl Process {
         !matches!(self.watchdog.try_wait(), Ok(None))
     }
 
-    /// Sends `KILL`, `STOP`, `CONT` or `HUP`.
+    /// Sends `TERM`, `KILL`, `STOP` or `CONT`.
     pub(crate) fn signal(&self, name: &str) {
         // The shell's own `kill`, because a small machine may lack the program.
         let status = Command::new("/bin/sh")
@@ -129,18 +128,6 @@ impl Drop for Process {
     }
 }
 
-/// A new folder for what a program writes.
-pub(crate) fn folder(program: &str) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("lictor-{program}-{}-{count}", std::process::id());
-    let dir = std::env::temp_dir().join(name);
-    // A process of the same ID may have been killed in an unlucky moment.
-    fs::remove_dir_all(&dir).ok();
-    fs::create_dir_all(&dir).expect("a folder for temporary files");
-    dir
-}
-
 /// Everything it has written so far.
 pub(crate) fn log(dir: &Path) -> String {
     fs::read_to_string(log_file(dir)).unwrap_or_default()
@@ -155,6 +142,6 @@ pub(crate) fn mark(dir: &Path, line: &str) -> io::Result<()> {
     writeln!(log, "{line}")
 }
 
-fn log_file(dir: &Path) -> PathBuf {
-    dir.join("output.log")
+fn log_file(dir: &Path) -> std::path::PathBuf {
+    dir.join("process.log")
 }

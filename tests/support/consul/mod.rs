@@ -17,6 +17,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -334,7 +335,7 @@ impl Agent {
     async fn launch(options: Options) -> Self {
         let binary = binary().unwrap_or_else(|why| panic!("{why}"));
         let version = version_of(&binary);
-        let dir = process::folder("consul");
+        let dir = new_folder();
         let tls = options.tls.map(|_| tls_in(&dir));
         let mut agent = Self {
             options,
@@ -513,6 +514,17 @@ fn choose_ports() -> Ports {
         serf_lan,
         serf_wan,
     }
+}
+
+pub(crate) fn new_folder() -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("lictor-consul-{}-{count}", std::process::id());
+    let dir = std::env::temp_dir().join(name);
+    // A process of the same ID may have been killed in an unlucky moment.
+    fs::remove_dir_all(&dir).ok();
+    fs::create_dir_all(&dir).expect("a folder for temporary files");
+    dir
 }
 
 fn tls_in(dir: &Path) -> Tls {
