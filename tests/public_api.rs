@@ -20,7 +20,7 @@ use lictor_tower::names::Services;
 use lictor_tower::reqwest_013;
 use lictor_tower::retry::{Budget, Hedge, MayRepeat, Outcome, RetryPolicy, Verdict};
 use lictor_tower::router::Router;
-use lictor_tower::source::{HealthSource, Place, Ranked, SrvSource};
+use lictor_tower::source::{Fallback, HealthSource, Merged, Place, Ranked, SrvSource};
 use lictor_tower::tcp::{self, Dialer};
 
 fn shared<T: Send + Sync + 'static>() {}
@@ -71,6 +71,8 @@ fn handles_are_shared_between_threads_and_cloned() {
     movable::<HealthSource>();
     movable::<SrvSource>();
     movable::<Ranked<SrvSource>>();
+    movable::<Merged<SrvSource>>();
+    movable::<Fallback>();
 }
 
 #[test]

@@ -37,6 +37,8 @@
 //! | choose how instances are picked: by load, in turn, by a key | [`Builder::policy`](channel::Builder::policy), [`channel::Policy`] |
 //! | prefer instances on the own node or in the own datacenter | [`HealthSource::prefer_near`](source::HealthSource::prefer_near) |
 //! | fail over to other datacenters | [`source::ranked`](source::ranked()) |
+//! | go on by DNS while Consul's HTTP cannot be reached | [`source::fallback`](source::fallback()) |
+//! | find instances in several places at once | [`source::merged`](source::merged()) |
 //! | spare new instances, or use a few of very many | [`Builder::slow_start`](channel::Builder::slow_start), [`Builder::subset`](channel::Builder::subset) |
 //! | say when a bad instance is left alone, and see which are | [`channel::Ejection`], [`Channel::endpoints`] |
 //! | stay up when Consul loses sight of most instances | [`source::HealthSource::critical_below`], [`channel::Lost`] |

@@ -14,6 +14,7 @@ pub mod consul;
 pub mod hostile;
 pub mod http;
 pub mod instance;
+pub mod nsd;
 pub mod path;
 pub mod proxy;
 

@@ -16,14 +16,20 @@
 //! | [`SrvSource`] | the service is found by DNS SRV records, Consul's or any other |
 //! | [`fixed`] | the endpoints are known beforehand |
 //! | [`feed`] | something else knows the endpoints, or a test plays the registry |
-//! | [`ranked`] | there are several sources, one of them preferred: other datacenters |
+//! | [`ranked`] | other instances are to help out: other datacenters |
+//! | [`fallback`] | the same instances are known in another way: DNS while HTTP cannot be reached |
+//! | [`merged`] | several sources know a part of the instances each |
 
+mod fallback;
 mod fixed;
 mod http;
+mod merged;
+mod parts;
 mod place;
 mod ranked;
 mod refresh;
 mod srv;
+mod turns;
 mod zone;
 
 use std::pin::Pin;
@@ -34,9 +40,11 @@ use futures_core::Stream;
 
 use crate::endpoint::EndpointSet;
 
+pub use self::fallback::{Fallback, fallback};
 pub use self::fixed::{Feed, FeedSource, Fixed, feed, fixed};
 pub use self::http::HealthSource;
 pub(crate) use self::http::trouble;
+pub use self::merged::{Merged, merged};
 pub use self::place::Place;
 pub use self::ranked::{Ranked, ranked};
 pub use self::srv::{SrvSource, SrvSourceBuilder};
@@ -52,6 +60,9 @@ pub use self::srv::{SrvSource, SrvSourceBuilder};
 /// Waiting for the next item can be given up at any time; nothing is lost.
 pub trait Source: Stream<Item = EndpointSet> + Send + 'static {
     /// How well the source knows the service at the moment.
+    ///
+    /// Whoever waits for the next item should be woken when this changes, as when a set is there:
+    /// [`fallback`] looks at it then, and twice a second besides.
     fn status(&self) -> Status;
 }
 

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use tokio::time::Sleep;
 
+use super::parts::{self, Part, Patience};
 use super::{Source, Status};
 use crate::endpoint::{Endpoint, EndpointSet};
 
@@ -17,9 +17,6 @@ const STEP: u16 = 256;
 
 /// How long those who are preferred are waited for once another source has answered.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How many sets of a source are passed over for a newer one in one go.
-const MOST_SKIPPED: usize = 64;
 
 /// Merges sources in the order in which they are preferred.
 ///
@@ -54,7 +51,7 @@ const MOST_SKIPPED: usize = 64;
 pub fn ranked<S: Source + Unpin>(sources: impl IntoIterator<Item = S>) -> Ranked<S> {
     Ranked {
         sources: sources.into_iter().map(Part::new).collect(),
-        patience: Patience::Whole,
+        patience: Patience::Whole(PATIENCE),
         told: None,
     }
 }
@@ -73,71 +70,7 @@ pub struct Ranked<S> {
     told: Option<EndpointSet>,
 }
 
-struct Part<S> {
-    source: S,
-    /// A stream that has ended must not be polled again.
-    ended: bool,
-    known: Option<EndpointSet>,
-}
-
-enum Patience {
-    /// Nobody has told an endpoint yet.
-    Whole,
-    Running(Pin<Box<Sleep>>),
-    Over,
-}
-
-impl<S> Part<S> {
-    fn new(source: S) -> Self {
-        Self {
-            source,
-            ended: false,
-            known: None,
-        }
-    }
-}
-
-impl<S: Source + Unpin> Part<S> {
-    /// Reads the newest set; whether there was one.
-    fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut news = false;
-        for _ in 0..MOST_SKIPPED {
-            if self.ended {
-                return news;
-            }
-            match Pin::new(&mut self.source).poll_next(cx) {
-                Poll::Ready(Some(set)) => {
-                    self.known = Some(set);
-                    news = true;
-                }
-                Poll::Ready(None) => self.ended = true,
-                Poll::Pending => return news,
-            }
-        }
-        // A source that is always ready must not hold up the others.
-        cx.waker().wake_by_ref();
-        news
-    }
-}
-
 impl<S: Source + Unpin> Ranked<S> {
-    /// Whether what is known is enough to be told.
-    fn is_ripe(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut known = self.sources.iter().filter_map(|part| part.known.as_ref());
-        if self.told.is_some() || self.sources.iter().all(|part| part.known.is_some()) {
-            return true;
-        }
-        if matches!(self.patience, Patience::Whole) && known.any(|set| !set.is_empty()) {
-            self.patience = Patience::Running(Box::pin(tokio::time::sleep(PATIENCE)));
-        }
-        if let Patience::Running(sleep) = &mut self.patience
-            && sleep.as_mut().poll(cx).is_ready()
-        {
-            self.patience = Patience::Over;
-        }
-        matches!(self.patience, Patience::Over)
-    }
-
     fn merged(&self) -> EndpointSet {
         let mut endpoints = Vec::new();
         let mut offset = 0_u16;
@@ -175,7 +108,11 @@ impl<S: Source + Unpin> Stream for Ranked<S> {
         for part in &mut this.sources {
             news |= part.read(cx);
         }
-        if !(news || this.told.is_none()) || !this.is_ripe(cx) {
+        let is_due = match this.told {
+            Some(_) => news,
+            None => this.patience.is_enough(&this.sources, cx),
+        };
+        if !is_due {
             return Poll::Pending;
         }
         let set = this.merged();
@@ -190,27 +127,7 @@ impl<S: Source + Unpin> Stream for Ranked<S> {
 impl<S: Source + Unpin> Source for Ranked<S> {
     /// Live if all sources are; otherwise what is known is told with the first that is not.
     fn status(&self) -> Status {
-        let statuses = || self.sources.iter().map(|part| part.source.status());
-        let mut age = Duration::ZERO;
-        let mut why: Option<Arc<str>> = None;
-        for status in statuses() {
-            match status {
-                Status::Live | Status::Unknown => {}
-                Status::Failing { reason } => {
-                    why.get_or_insert(reason);
-                }
-                Status::Stale { age: old, reason } => {
-                    age = age.max(old);
-                    why.get_or_insert(reason);
-                }
-            }
-        }
-        match (self.told.is_some(), why) {
-            (false, None) => Status::Unknown,
-            (false, Some(reason)) => Status::Failing { reason },
-            (true, None) => Status::Live,
-            (true, Some(reason)) => Status::Stale { age, reason },
-        }
+        parts::status(&self.sources, self.told.is_some())
     }
 }
 

@@ -58,7 +58,8 @@ pub use self::builder::SrvSourceBuilder;
 /// - Targets `<hex>.addr.<dc>.consul` are read as the IP address they spell, and targets
 ///   `<node>.node.<dc>.consul` become the node's IP address, from the additional records of the
 ///   answer or by a query to the same server. Any other target stays a name, to be resolved when
-///   a connection is opened. The set is then what Consul's HTTP API gives for the same service.
+///   a connection is opened; the set is then what Consul's HTTP API gives for the same service.
+///   With [`resolve_targets`](SrvSourceBuilder::resolve_targets) those become addresses, too.
 /// - Priority and weight are kept. Consul's weight is that of the instance's state, passing or
 ///   warning.
 /// - A target `.` says that the service is not offered (RFC 2782), port 0 that the instance has
@@ -110,6 +111,8 @@ struct Question {
     zone: Zone,
     servers: Vec<SocketAddr>,
     timeout: Duration,
+    /// Targets that are no names of Consul's become addresses, too.
+    resolves: bool,
 }
 
 enum Phase {
@@ -133,6 +136,13 @@ struct Oddities {
     example: Option<String>,
     /// The answer is as long as answers can be.
     cut: bool,
+}
+
+impl Oddities {
+    fn skip(&mut self, why: String) {
+        self.skipped += 1;
+        self.example.get_or_insert(why);
+    }
 }
 
 /// Consul names at most so many instances in an answer over TCP (`trimTCPResponse` in its
@@ -189,16 +199,10 @@ impl SrvSource {
 }
 
 impl Question {
-    /// The question for a name that is known to be a DNS name, without the final dot.
-    fn new(text: Arc<str>, servers: Vec<SocketAddr>, timeout: Duration) -> Result<Self, String> {
-        Ok(Self {
-            // With the final dot no search domain can come in.
-            name: Name::from_ascii(format!("{text}.")).map_err(|why| why.to_string())?,
-            zone: Zone::of(&text),
-            text,
-            servers,
-            timeout,
-        })
+    /// The name to ask for, of a name that is known to be a DNS name, without the final dot.
+    fn name(text: &str) -> Result<Name, String> {
+        // With the final dot no search domain can come in.
+        Name::from_ascii(format!("{text}.")).map_err(|why| why.to_string())
     }
 }
 
@@ -363,7 +367,7 @@ async fn endpoints(
     response: &DnsResponse,
     records: &[(u32, &SRV)],
 ) -> Result<(Answer, Oddities), String> {
-    let mut nodes = Nodes::of(&response.additionals);
+    let mut hosts = Hosts::of(&response.additionals);
     let mut oddities = Oddities {
         cut: response.truncation
             || records.len() >= RECORDS_MAX
@@ -380,24 +384,28 @@ async fn endpoints(
             continue;
         }
         let labels: Vec<&[u8]> = srv.target.iter().collect();
-        let host = match question.zone.place(&labels) {
-            Place::Address(ip) => Some(Host::Ip(ip)),
-            Place::Node => nodes.host(exchange, &srv.target).await?,
-            Place::Elsewhere => Some(Host::Name(srv.target.to_ascii().into())),
+        let place = question.zone.place(&labels);
+        let found = match place {
+            Place::Address(ip) => Found::from(Host::Ip(ip)),
+            Place::Elsewhere if !question.resolves => {
+                Found::from(Host::Name(srv.target.to_ascii().into()))
+            }
+            Place::Node | Place::Elsewhere => hosts.find(exchange, &srv.target).await?,
         };
-        let target = match host {
-            Some(host) => Target::new(host, srv.port).map_err(|why| why.to_string()),
-            None => Err(format!("{} has no address", srv.target)),
-        };
-        match target {
-            Ok(target) => endpoints.push(
-                Endpoint::new(target)
-                    .with_weight(srv.weight.into())
-                    .with_priority(srv.priority),
-            ),
-            Err(why) => {
-                oddities.skipped += 1;
-                oddities.example.get_or_insert(why);
+        ttl = ttl.min(found.ttl);
+        if found.hosts.is_empty() {
+            oddities.skip(format!("{} has no address", srv.target));
+        }
+        // A node of Consul's is one instance, however many addresses it has.
+        let most = if place == Place::Node { 1 } else { usize::MAX };
+        for host in found.hosts.into_iter().take(most) {
+            match Target::new(host, srv.port) {
+                Ok(target) => endpoints.push(
+                    Endpoint::new(target)
+                        .with_weight(srv.weight.into())
+                        .with_priority(srv.priority),
+                ),
+                Err(why) => oddities.skip(why.to_string()),
             }
         }
     }
@@ -409,11 +417,30 @@ async fn endpoints(
     Ok((answer, oddities))
 }
 
-/// The addresses of Consul nodes, as far as they are known.
-struct Nodes(HashMap<Name, Option<Host>>);
+/// Where the targets of SRV records are, as far as it is known.
+struct Hosts(HashMap<Name, Found>);
 
-impl Nodes {
-    /// The nodes whose addresses came with an answer, as Consul sends them over TCP.
+/// Where a target is.
+#[derive(Clone, Debug)]
+struct Found {
+    /// The addresses in order, IPv4 if there are any and IPv6 if not. Or the name it is an alias
+    /// of. None if it does not exist.
+    hosts: Vec<Host>,
+    /// For how many seconds that is so.
+    ttl: u32,
+}
+
+impl From<Host> for Found {
+    fn from(host: Host) -> Self {
+        Self {
+            hosts: vec![host],
+            ttl: u32::MAX,
+        }
+    }
+}
+
+impl Hosts {
+    /// The targets whose addresses came with an answer, as Consul sends them over TCP.
     fn of(additionals: &[Record]) -> Self {
         let mut known: HashMap<&Name, Vec<&Record>> = HashMap::new();
         for record in additionals {
@@ -421,63 +448,96 @@ impl Nodes {
         }
         let known = known
             .into_iter()
-            .filter_map(|(name, records)| Some((name.clone(), Some(address(records)?))));
+            .filter_map(|(name, records)| Some((name.clone(), addresses(records)?)));
         Self(known.collect())
     }
 
-    /// The host of a node, asked for if it is not known; `None` if the node does not exist.
-    async fn host(&mut self, exchange: &Exchange, node: &Name) -> Result<Option<Host>, String> {
-        if let Some(host) = self.0.get(node) {
-            return Ok(host.clone());
+    /// Where a target is, asked for if it is not known.
+    async fn find(&mut self, exchange: &Exchange, target: &Name) -> Result<Found, String> {
+        if let Some(found) = self.0.get(target) {
+            return Ok(found.clone());
         }
-        let mut host = None;
+        let mut found = None;
         for kind in [RecordType::A, RecordType::AAAA] {
-            let response = query(exchange, node.clone(), kind).await?;
-            let owner = follow(&response.answers, node)?;
+            let response = send(exchange, target.clone(), kind).await?;
+            let code = response.response_code;
+            if code == ResponseCode::Refused {
+                // It knows of other zones only, and the system's own resolver may know of this.
+                found = Some(Host::Name(target.to_ascii().into()).into());
+                break;
+            }
+            check(code)?;
+            let owner = follow(&response.answers, target)?;
             let records = response.answers.iter().filter(|r| r.name == owner);
-            host = match address(records) {
-                // A node whose address is a name is an alias of that name.
-                None if owner != *node => Some(Host::Name(owner.to_ascii().into())),
+            found = match addresses(records) {
+                // An alias without an address leads to another zone.
+                None if owner != *target => Some(Host::Name(owner.to_ascii().into()).into()),
                 found => found,
             };
-            if host.is_some() {
+            if found.is_some() {
                 break;
             }
         }
-        self.0.insert(node.clone(), host.clone());
-        Ok(host)
+        let found = found.unwrap_or(Found {
+            hosts: Vec::new(),
+            ttl: u32::MAX,
+        });
+        self.0.insert(target.clone(), found.clone());
+        Ok(found)
     }
 }
 
-/// One address of several, the same each time: the smallest, IPv4 before IPv6.
-fn address<'a>(records: impl IntoIterator<Item = &'a Record>) -> Option<Host> {
-    records
+/// The addresses of one name in order, so that the first is the same each time: those of IPv4, or
+/// of IPv6 where there are none, which are other ways to the same instances.
+fn addresses<'a>(records: impl IntoIterator<Item = &'a Record>) -> Option<Found> {
+    let mut ttl = u32::MAX;
+    let mut all: Vec<IpAddr> = records
         .into_iter()
         .filter(|record| record.dns_class == DNSClass::IN)
-        .filter_map(|record| match &record.data {
-            RData::A(a) => Some(IpAddr::V4(a.0)),
-            RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-            _ => None,
+        .filter_map(|record| {
+            let ip = match &record.data {
+                RData::A(a) => IpAddr::V4(a.0),
+                RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
+                _ => return None,
+            };
+            ttl = ttl.min(record.ttl);
+            Some(ip)
         })
-        .min()
-        .map(Host::Ip)
+        .collect();
+    all.sort_unstable();
+    let is_v4 = all.first()?.is_ipv4();
+    let hosts = all.into_iter().filter(|ip| ip.is_ipv4() == is_v4);
+    Some(Found {
+        hosts: hosts.map(Host::Ip).collect(),
+        ttl,
+    })
 }
 
 /// Sends one query; the answer says that there are records or that there are none.
 async fn query(exchange: &Exchange, name: Name, kind: RecordType) -> Result<DnsResponse, String> {
+    let response = send(exchange, name, kind).await?;
+    check(response.response_code)?;
+    Ok(response)
+}
+
+/// Whether the server knows an answer, be it that there is none.
+fn check(code: ResponseCode) -> Result<(), String> {
+    match code {
+        ResponseCode::NoError | ResponseCode::NXDomain => Ok(()),
+        code => Err(format!("the server answers {code}")),
+    }
+}
+
+async fn send(exchange: &Exchange, name: Name, kind: RecordType) -> Result<DnsResponse, String> {
     let mut options = DnsRequestOptions::default();
     // EDNS is about UDP. Recursion is for a server that forwards to Consul.
     options.use_edns = false;
     options.recursion_desired = true;
-    let response = exchange
+    exchange
         .lookup(Query::query(name, kind), options)
         .first_answer()
         .await
-        .map_err(|why| why.to_string())?;
-    match response.response_code {
-        ResponseCode::NoError | ResponseCode::NXDomain => Ok(response),
-        code => Err(format!("the server answers {code}")),
-    }
+        .map_err(|why| why.to_string())
 }
 
 /// Follows the aliases in an answer from a name to the last one.
@@ -496,8 +556,10 @@ fn follow(answers: &[Record], name: &Name) -> Result<Name, String> {
     Err("aliases run in a circle".to_owned())
 }
 
+/// A TTL as time. RFC 2181, 8: one "with the most significant bit set" is to be treated "as if the
+/// entire value received was zero".
 fn seconds(ttl: u32) -> Duration {
-    Duration::from_secs(ttl.into())
+    Duration::from_secs(if ttl > u32::MAX >> 1 { 0 } else { ttl.into() })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::{Question, SrvSource};
 use crate::endpoint::{Target, dns_name};
 use crate::error::{Error, ErrorKind};
 use crate::source::refresh::Pace;
+use crate::source::zone::Zone;
 
 /// Options of a [`SrvSource`].
 #[derive(Clone, Debug)]
@@ -18,6 +19,7 @@ pub struct SrvSourceBuilder {
     servers: Vec<SocketAddr>,
     timeout: Duration,
     pace: Pace,
+    resolves: bool,
 }
 
 /// Consul's own agent on this machine, on its default port.
@@ -38,6 +40,7 @@ impl SrvSourceBuilder {
                 max: Duration::from_secs(60),
                 grace: Duration::from_secs(5),
             },
+            resolves: false,
         }
     }
 
@@ -87,6 +90,24 @@ impl SrvSourceBuilder {
         self
     }
 
+    /// Sets whether all targets of SRV records become addresses.
+    ///
+    /// They are looked up with each refresh: in the additional records of the answer, else by a
+    /// query for A and one for AAAA to the same server, one after the other, within the
+    /// [`timeout`](Self::timeout). Each IPv4 address of a target is an endpoint, or each IPv6 address
+    /// where it has none of IPv4. A target that the server refuses to tell of stays a name, and
+    /// one that does not exist is nobody to call.
+    ///
+    /// For servers that the system's own resolver does not ask, such as Mesos-DNS or CoreDNS on a
+    /// port of their own; and where another source names the same instances by address, so that
+    /// both mean the same endpoints (see [`fallback`](crate::source::fallback())). Default `false`: a
+    /// target stays a name, resolved when a connection is opened, as Consul's HTTP API has it.
+    /// Targets of Consul's own zone become addresses in any case.
+    pub fn resolve_targets(mut self, resolve: bool) -> Self {
+        self.resolves = resolve;
+        self
+    }
+
     /// Checks the options and makes the source, which asks when it is first polled.
     ///
     /// # Errors
@@ -125,7 +146,14 @@ impl SrvSourceBuilder {
             return Err(Error::new(ErrorKind::NoRuntime)
                 .context("an SRV source is made and polled inside a Tokio runtime"));
         }
-        let question = Question::new(text, servers, self.timeout).map_err(invalid)?;
+        let question = Question {
+            name: Question::name(&text).map_err(invalid)?,
+            zone: Zone::of(&text),
+            text,
+            servers,
+            timeout: self.timeout,
+            resolves: self.resolves,
+        };
         Ok(SrvSource::new(question, self.pace))
     }
 }

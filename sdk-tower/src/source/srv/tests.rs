@@ -14,8 +14,10 @@ use super::builder::{DAY, LOCAL_AGENT, ms};
 use super::*;
 use crate::error::ErrorKind;
 
+mod extremes;
 mod failures;
 mod records;
+mod targets;
 
 /// Longer than anything takes on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -201,6 +203,14 @@ async fn until(source: &mut SrvSource, fits: impl Fn(&Status) -> bool + Send + S
     driven.await.expect("the status in time")
 }
 
+/// How long it still waits before it asks again.
+fn waits(source: &SrvSource) -> Duration {
+    let Phase::Waiting(sleep) = &source.phase else {
+        panic!("waits after an answer");
+    };
+    sleep.deadline().duration_since(Instant::now())
+}
+
 fn shown(set: &EndpointSet) -> Vec<String> {
     let shown = |e: &Arc<Endpoint>| format!("{} {}", e.target(), e.weight());
     set.iter().map(shown).collect()
@@ -234,10 +244,7 @@ async fn the_negative_ttl_sets_the_pace_of_an_empty_name() {
     .await;
     let mut source = dns.source();
     next(&mut source).await;
-    let Phase::Waiting(sleep) = &source.phase else {
-        panic!("waits after an answer");
-    };
-    let wait = sleep.deadline().duration_since(Instant::now());
+    let wait = waits(&source);
     assert!(wait > Duration::from_secs(29), "{wait:?}");
     assert!(wait < Duration::from_secs(38), "{wait:?}");
 }
