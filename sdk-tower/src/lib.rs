@@ -82,6 +82,9 @@ pub mod discover;
 // What is a failure, and what is done about it.
 pub mod retry;
 
+// What is told to those who watch.
+pub mod telemetry;
+
 // How a request gets to an endpoint.
 mod task;
 mod connect;
