@@ -190,12 +190,12 @@ async fn gauges_follow_the_endpoints_and_are_taken_back() {
     tokio::select! {
         () = all => panic!("one of them hangs"),
         () = eventually("it is ejected", || {
+            // Two of one channel, one of the other.
             gauges.read("lictor_endpoints_ejected", None) == 1.0
+                && gauges.read("lictor_endpoints", None) == 3.0
         }) => {}
     }
     for (name, endpoint, value) in [
-        // Two of one channel, one of the other.
-        ("lictor_endpoints", None, 3.0),
         ("lictor_requests_in_flight", None, 1.0),
         ("lictor_requests_waiting", None, 0.0),
         ("lictor_source_stale", None, 0.0),
