@@ -33,7 +33,7 @@ use lictor::coordination::{LeaderView, Leadership, Profile};
 use lictor_examples::backend::Backend;
 use lictor_examples::place::{Options, Place};
 use lictor_examples::{Findings, Result, example};
-use lictor_tower::channel::{Channel, EndpointState, Snapshot};
+use lictor_tower::channel::{Channel, EndpointState, Policy, Snapshot};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -302,7 +302,12 @@ impl Stage {
             backends
                 .push(Backend::switched(&client, &cache, name, TAKES / 4, Arc::default()).await?);
         }
-        let channel = |service: &str| Channel::builder(client.clone()).service(service).build();
+        // By load alone: an instance that fails goes on getting requests until it is ejected, which
+        // is to be seen here. The default would ask it so seldom that this takes a while.
+        let channel = |service: &str| {
+            let builder = Channel::builder(client.clone()).service(service);
+            builder.policy(Policy::PendingRequests).build()
+        };
         Ok(Self {
             agent: place.describe().to_owned(),
             channels: vec![channel(&web)?, channel(&cache)?],
