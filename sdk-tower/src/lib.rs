@@ -51,6 +51,8 @@
 //! | keep my hyper client and let it find services | [`connector::Connector`] |
 //! | keep reqwest's requests and responses | `reqwest_013`, with the feature `reqwest-013` |
 //! | balance with tower's own `Balance` | [`discover::Discover`] |
+//! | see how a service fares: spans, metrics, a page | [`telemetry`], [`Channel::snapshot`] |
+//! | know which of all this suits me | the [`guide`] |
 //!
 //! # Guarantees
 //!
@@ -86,6 +88,9 @@ pub mod discover;
 // What is a failure, and what is done about it.
 pub mod retry;
 
+// What is told to those who watch.
+pub mod telemetry;
+
 // How a request gets to an endpoint.
 mod task;
 mod connect;
@@ -103,6 +108,11 @@ pub mod router;
 #[cfg(feature = "reqwest-013")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reqwest-013")))]
 pub mod reqwest_013;
+
+// How to choose among all of this.
+pub mod guide {
+    #![doc = include_str!("guide.md")]
+}
 
 pub use channel::Channel;
 pub use error::{Error, ErrorKind, Result};

@@ -14,12 +14,14 @@ use crate::connect::{
 };
 use crate::error::{Error, ErrorKind};
 use crate::retry::{BODY_LIMIT, MayRepeat, Standing, retry_after};
+use crate::telemetry::Fate;
 
 use super::admission::{Entry, Line, Place, Wait};
 use super::effort::{Effort, Enough, Persistence};
 use super::future::{Awaited, Sending, State, Step};
 use super::replay::Spare;
 use super::request::{self, Host};
+use super::tale::Tale;
 use super::upstream::Upstream;
 use super::{Core, Picker};
 
@@ -55,6 +57,7 @@ pub(super) struct Attempts {
     ready_by: Option<Instant>,
     /// What is left of the channel's patience with this request; none if it has none.
     pub(super) effort: Option<Box<Effort>>,
+    pub(super) tale: Tale,
 }
 
 impl Attempts {
@@ -73,6 +76,7 @@ impl Attempts {
             Spare::of(request, is_needed, limit.unwrap_or(BODY_LIMIT))
         });
         Self {
+            tale: Tale::begin(&core.telemetry, request.as_ref()),
             core,
             request,
             spare,
@@ -241,6 +245,7 @@ impl Attempts {
                 && flight.is_avoided(self.core.balance.now())
                 && !rules.budget().withdraw()
             {
+                self.core.telemetry.starves();
                 self.is_starved = true;
                 self.tried.note(flight.id());
                 continue;
@@ -287,11 +292,12 @@ impl Attempts {
             let _inside = self.core.runtime.enter();
             effort.attempt_begins(rules);
         }
+        self.tale.tries(&self.core.telemetry, &flight);
         match flight.backend().pool().checkout(need) {
             Checkout::Ready(lease) => self.send(flight, lease),
             Checkout::Wait(waiting) => Step::Go(State::Connecting(flight, waiting)),
             Checkout::Busy => self.pass_by(&flight),
-            Checkout::Retired => self.pass(&flight),
+            Checkout::Retired => self.left(&flight),
         }
     }
 
@@ -315,11 +321,12 @@ impl Attempts {
             }
             Poll::Ready(Err(Unavailable::Refused(refused))) => {
                 flight.refused(self.core.balance.now());
+                self.tale.ends(&self.core.telemetry, &flight, Fate::Refused);
                 self.refusal(flight.target(), refused);
                 self.pass(&flight)
             }
             Poll::Ready(Err(Unavailable::Busy)) => self.pass_by(&flight),
-            Poll::Ready(Err(Unavailable::Retired)) => self.pass(&flight),
+            Poll::Ready(Err(Unavailable::Retired)) => self.left(&flight),
             Poll::Ready(Err(Unavailable::Deserted)) => {
                 Step::Fail(Core::deserted().after_sending(self.was_sent))
             }
@@ -356,8 +363,15 @@ impl Attempts {
 
     /// Leaves an endpoint whose connections are all in use, perhaps not for good.
     fn pass_by(&mut self, flight: &InFlight<Upstream>) -> Step {
+        self.tale.ends(&self.core.telemetry, flight, Fate::Busy);
         self.busy_seen = self.busy_seen.saturating_add(1);
         self.busy.get_or_insert_with(|| Arc::clone(flight));
+        self.pass(flight)
+    }
+
+    /// The endpoint has left since it was picked.
+    fn left(&mut self, flight: &InFlight<Upstream>) -> Step {
+        self.tale.ends(&self.core.telemetry, flight, Fate::Left);
         self.pass(flight)
     }
 
@@ -395,6 +409,7 @@ impl Attempts {
         drop(lease);
         if let Some(request) = unsent {
             tracing::debug!(target = %flight.target(), %error, "request came back unsent");
+            self.tale.ends(&self.core.telemetry, &flight, Fate::Unsent);
             self.request = Some(request);
             if !reused {
                 flight.refused(clock.now());
@@ -405,6 +420,7 @@ impl Attempts {
             self.tried.note(flight.id());
             return self.promote().unwrap_or_else(|| self.next());
         }
+        self.tale.ends(&self.core.telemetry, &flight, Fate::Lost);
         if fault == Fault::Body {
             return Step::Fail(
                 Error::new(ErrorKind::InvalidRequest)
@@ -487,10 +503,14 @@ impl Attempts {
     }
 
     pub(super) fn pay(&mut self) -> Result<(), Enough> {
-        match (&mut self.effort, &self.core.persistence) {
+        let paid = match (&mut self.effort, &self.core.persistence) {
             (Some(effort), Some(rules)) => effort.pay(&self.spare, rules),
             _ => Err(Enough::Off),
+        };
+        if matches!(paid, Err(Enough::Budget)) {
+            self.core.telemetry.starves();
         }
+        paid
     }
 
     fn responded(&mut self, sending: Sending, response: Response<Incoming>) -> Step {

@@ -8,6 +8,7 @@ use http::uri::{Authority, Scheme};
 use crate::balance::{Backend, Candidate, Clock};
 use crate::connect::Pool;
 use crate::endpoint::{Endpoint, Target};
+use crate::telemetry::Counts;
 
 use super::warm::Warming;
 
@@ -17,6 +18,7 @@ pub(super) struct Upstream {
     pool: Pool,
     named: Option<(HeaderValue, Authority)>,
     warming: Option<Warming>,
+    counts: Counts,
 }
 
 impl Upstream {
@@ -28,6 +30,7 @@ impl Upstream {
             pool,
             named,
             warming,
+            counts: Counts::default(),
         }
     }
 
@@ -69,6 +72,10 @@ impl Backend for Upstream {
         if let Some(warming) = &member.backend().warming {
             warming.ask(member, clock);
         }
+    }
+
+    fn counts(&self) -> Option<&Counts> {
+        Some(&self.counts)
     }
 }
 
