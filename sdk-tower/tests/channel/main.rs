@@ -19,3 +19,4 @@ mod scripted;
 mod silence;
 mod spread;
 mod support;
+mod tasks;
