@@ -49,9 +49,9 @@ mod consul {
         calls
     }
 
-    /// G13: nothing fails when a datacenter is lost, and all comes back when it does.
+    /// Nothing fails when a datacenter is lost, and all comes back when it does.
     #[tokio::test]
-    async fn the_other_datacenter_steps_in_without_a_failed_request_and_steps_back() {
+    async fn g13_the_other_datacenter_steps_in_without_a_failed_request_and_steps_back() {
         let own = Agent::start().await;
         let other = Agent::options()
             .node_name("far")

@@ -162,7 +162,7 @@ async fn load(health: &HealthClient<Channel>, calls: u32) -> Vec<tonic::Status> 
     workers.join_all().await.into_iter().flatten().collect()
 }
 
-/// Goal G19: ten servers over HTTP/2, an even distribution, one killed, and no unary call fails.
+/// Ten servers over HTTP/2, an even distribution, one killed, and no unary call fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g19_calls_are_spread_evenly_and_none_fails_when_one_server_is_killed() {
     let mut all = servers(10).await;

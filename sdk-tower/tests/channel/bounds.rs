@@ -95,10 +95,8 @@ async fn a_request_that_ends_in_any_way_gives_its_place_back() {
     drop(text(channel.request(get("/fail")).await.unwrap()).await);
     who(&channel).await;
 }
-
-/// G16 of the goals for load balancing.
 #[tokio::test]
-async fn ten_thousand_waiters_are_bounded_and_random_drops_leave_nothing() {
+async fn g16_ten_thousand_waiters_are_bounded_and_random_drops_leave_nothing() {
     let server = Server::start().await;
     let (registry, told) = registry();
     let channel = Channel::from_source(told)
@@ -155,10 +153,8 @@ async fn ten_thousand_waiters_are_bounded_and_random_drops_leave_nothing() {
     assert_eq!(in_flight(&channel), 0);
     who(&channel).await;
 }
-
-/// G17 of the goals for load balancing.
 #[tokio::test]
-async fn a_hundred_open_bodies_are_load_until_they_end_and_no_latency() {
+async fn g17_a_hundred_open_bodies_are_load_until_they_end_and_no_latency() {
     let server = Server::start().await;
     let (_registry, channel) = channel_with(&[&server], |builder| builder);
     let mut bodies = Vec::new();

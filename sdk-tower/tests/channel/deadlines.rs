@@ -28,7 +28,7 @@ impl Stream for Silent {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_is_never_resolved_fails_after_the_time_given_and_then_at_once() {
+async fn g16_a_service_that_is_never_resolved_fails_after_the_time_given_and_then_at_once() {
     let channel = Channel::from_source(Silent).build().unwrap();
     let start = Instant::now();
     let error = channel.request(get("/")).await.unwrap_err();
@@ -93,7 +93,7 @@ async fn a_source_that_ends_without_a_word_is_never_resolved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_service_fails_at_once() {
+async fn g7_an_empty_service_fails_at_once() {
     let (registry, told) = registry();
     registry.tell(&[]);
     let channel = Channel::from_source(told).build().unwrap();

@@ -55,7 +55,7 @@ async fn no_more_endpoints_are_tried_than_allowed() {
 }
 
 #[tokio::test]
-async fn a_dead_endpoint_costs_few_attempts_however_many_the_requests() {
+async fn g2_a_dead_endpoint_costs_few_attempts_however_many_the_requests() {
     let server = Server::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dead = lictor_tower::endpoint::Target::try_from(listener.local_addr().unwrap()).unwrap();

@@ -22,4 +22,5 @@ mod scripted;
 mod silence;
 mod spread;
 mod support;
+mod tasks;
 mod watched;

@@ -78,7 +78,7 @@ async fn a_request_that_is_under_way_while_its_endpoint_leaves_is_answered() {
 }
 
 #[tokio::test]
-async fn endpoints_that_stay_keep_their_connections_when_others_or_weights_change() {
+async fn g10_endpoints_that_stay_keep_their_connections_when_others_or_weights_change() {
     let stays = Server::start().await;
     let other = Server::start().await;
     let (registry, channel) = channel(&[&stays]);

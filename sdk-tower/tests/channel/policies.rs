@@ -137,9 +137,9 @@ async fn a_rule_for_keys_without_a_policy_that_asks_for_them_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
-/// G13: while the near ones are well all is near; when all of them die at once, nothing fails.
+/// While the near ones are well all is near; when all of them die at once, nothing fails.
 #[tokio::test]
-async fn the_loss_of_all_that_are_near_fails_no_request() {
+async fn g13_the_loss_of_all_that_are_near_fails_no_request() {
     let mut servers = servers(6).await;
     let far: BTreeSet<u16> = servers[4..].iter().map(Server::port).collect();
     let channel = over(&servers, |at, endpoint| {

@@ -474,10 +474,8 @@ async fn a_call_of_grpc_that_fails_in_its_trailers_fails_its_endpoint_when_it_en
         assert_eq!(in_flight(&channel), 0);
     }
 }
-
-/// G15 of the goals for load balancing.
 #[tokio::test(start_paused = true)]
-async fn when_everything_is_down_retries_stay_within_their_budget() {
+async fn g15_when_everything_is_down_retries_stay_within_their_budget() {
     const REQUESTS: u32 = 2_000;
     for script in [(|_| status(503)) as fn(u32) -> Do, |_| Do::Crash] {
         let mut servers = Vec::new();
@@ -502,9 +500,8 @@ async fn when_everything_is_down_retries_stay_within_their_budget() {
     }
 }
 
-/// G15, where nobody listens.
 #[tokio::test(start_paused = true)]
-async fn when_everybody_refuses_a_request_does_not_go_through_all_of_them() {
+async fn g15_when_everybody_refuses_a_request_does_not_go_through_all_of_them() {
     const REQUESTS: u32 = 1_000;
     let (registry, told) = registry();
     let mut targets = Vec::new();

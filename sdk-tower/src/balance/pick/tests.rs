@@ -503,7 +503,7 @@ fn nearest(snapshot: &Snapshot<Backend>, near: usize, now: Tick) -> f64 {
 }
 
 #[test]
-fn all_traffic_is_near_while_72_percent_are_well_and_spills_in_proportion_below() {
+fn g13_all_traffic_is_near_while_72_percent_are_well_and_spills_in_proportion_below() {
     let members = members(20);
     let distances: Vec<u16> = (0..20).map(|at| at / 10).collect();
     let snapshot = at_distances(&members, &distances);

@@ -316,7 +316,7 @@ fn when_all_fail_alike_requests_spread_over_all() {
 }
 
 #[test]
-fn sixty_percent_bad_spread_over_all_and_come_back_together() {
+fn g14_sixty_percent_bad_spread_over_all_and_come_back_together() {
     let mut world = World::new(10);
     let bad = |id, now| id <= 6 && now < 20_000;
     let deed = |id, now| match bad(id, now) {
@@ -375,7 +375,7 @@ fn those_that_refuse_are_left_alone_even_in_a_panic() {
 }
 
 #[test]
-fn a_black_hole_gets_next_to_nothing_and_its_share_two_seconds_after_its_repair() {
+fn g4_a_black_hole_gets_next_to_nothing_and_its_share_two_seconds_after_its_repair() {
     for policy in [Policy::PendingRequests, Policy::PeakEwma] {
         for repaired in [16_000, 40_000, 120_000] {
             let mut world = World::new(10);
@@ -400,7 +400,7 @@ fn a_black_hole_gets_next_to_nothing_and_its_share_two_seconds_after_its_repair(
 }
 
 #[test]
-fn an_endpoint_that_refuses_is_back_two_seconds_after_its_repair() {
+fn g4_an_endpoint_that_refuses_is_back_two_seconds_after_its_repair() {
     let mut world = World::new(10);
     let mut tries = 0;
     let (mut late, mut after) = (0, 0);
@@ -425,7 +425,7 @@ fn an_endpoint_that_refuses_is_back_two_seconds_after_its_repair() {
 }
 
 #[test]
-fn a_slow_endpoint_gets_a_thousandth_at_any_scale_of_time() {
+fn g5_a_slow_endpoint_gets_a_thousandth_at_any_scale_of_time() {
     for scale in [1, 10, 1_000] {
         let mut world = World::new(10);
         let deed = |id, _| Deed::Answer(if id == 3 { 20 * scale } else { 2 * scale });
@@ -516,7 +516,7 @@ fn the_time_of_trials_doubles_while_they_fail() {
 
 /// Anything may happen; see what must hold all the while.
 #[test]
-fn random_histories_never_exceed_the_share_and_never_leave_nobody() {
+fn g14_random_histories_never_exceed_the_share_and_never_leave_nobody() {
     let mut ejected = 0;
     for seed in 0..200 {
         let mut rng = Rng::seeded(seed);

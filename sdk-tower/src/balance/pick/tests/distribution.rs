@@ -1,4 +1,4 @@
-//! G12: how closely traffic follows the weights.
+//! How closely traffic follows the weights.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn counts(policy: Policy, weights: &[u32]) -> Vec<u32> {
 }
 
 #[test]
-fn shares_are_within_five_percent_of_the_weights_while_nobody_is_busy() {
+fn g12_shares_are_within_five_percent_of_the_weights_while_nobody_is_busy() {
     for policy in POLICIES {
         for weights in [
             vec![1; 10],
@@ -44,7 +44,7 @@ fn shares_are_within_five_percent_of_the_weights_while_nobody_is_busy() {
 }
 
 #[test]
-fn shares_of_busy_endpoints_are_within_thirty_percent_at_any_concurrency() {
+fn g12_shares_of_busy_endpoints_are_within_thirty_percent_at_any_concurrency() {
     for weights in [vec![1; 10], vec![1, 1, 1, 1, 1, 1, 1, 1, 1, 10]] {
         for callers in [16, 64, 256] {
             let members = members(10);
@@ -63,7 +63,7 @@ fn shares_of_busy_endpoints_are_within_thirty_percent_at_any_concurrency() {
 }
 
 #[test]
-fn round_robin_is_exact_at_any_concurrency() {
+fn g12_round_robin_is_exact_at_any_concurrency() {
     for callers in [1, 16, 256] {
         let members = members(3);
         let snapshot = under(Policy::RoundRobin, &members, &[1, 3, 6]);
@@ -74,7 +74,7 @@ fn round_robin_is_exact_at_any_concurrency() {
 }
 
 #[test]
-fn one_that_warns_gets_the_weight_of_its_state() {
+fn g12_one_that_warns_gets_the_weight_of_its_state() {
     // Ten instances with the weights 10 and 5, as they are while one of them warns.
     for policy in POLICIES {
         let mut weights = [10; 10];
@@ -87,7 +87,7 @@ fn one_that_warns_gets_the_weight_of_its_state() {
 }
 
 #[test]
-fn weight_zero_gets_something_only_if_nobody_else_is_left() {
+fn g12_weight_zero_gets_something_only_if_nobody_else_is_left() {
     for policy in [POLICIES.as_slice(), &[Policy::RingHash]].concat() {
         let members = members(4);
         let snapshot = under(policy, &members, &[0, 1, 2, 0]);
