@@ -10,19 +10,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::Request;
+use ::http::{Request, StatusCode};
 use bytes::Bytes;
 use futures_core::Stream;
 use http_body_util::{BodyExt, Empty};
-use lictor::Client;
-use lictor_tower::Channel;
+use lictor::embedded::Fault;
+use lictor::{Client, watch};
+use lictor_tower::channel::Policy;
 use lictor_tower::endpoint::EndpointSet;
 use lictor_tower::source::{self, Fallback, HealthSource, SrvSource};
+use lictor_tower::{Channel, ErrorKind};
 use serde_json::json;
 use support::backend::Backend;
 use support::proxy::Proxy;
-use support::{eventually, http};
+use support::{eventually, eventually_some, http};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -54,6 +57,63 @@ mod embedded {
     async fn services_that_are_merged_are_called_as_one() {
         on_embedded(merge).await;
     }
+
+    #[tokio::test]
+    async fn g7_who_is_told_to_be_gone_is_called_no_more_and_whoever_comes_back_is() {
+        on_embedded(empty_and_fill).await;
+    }
+
+    #[tokio::test]
+    async fn nonsense_in_the_catalog_is_nobody_and_keeps_nobody_from_being_called() {
+        on_embedded(nonsense).await;
+    }
+
+    /// G7: an answer that is none changes nothing.
+    #[tokio::test]
+    async fn g7_whatever_goes_wrong_with_an_answer_the_set_is_kept() {
+        let agent = lictor::embedded::Agent::start().await.unwrap();
+        let lab = Lab {
+            http_url: agent.http_url(),
+            dns_addr: agent.dns_addr(),
+        };
+        let _backend = registered(&lab, "g7", "g7").await;
+        let client = Client::builder().address(agent.http_url());
+        let client = client.build().unwrap();
+        let watch = client.health().service("g7").watch().unwrap();
+        let channel = Channel::from_source(health(&client, "g7"));
+        let channel = channel.build().unwrap();
+        channel.wait_ready().await.unwrap();
+        for (number, fault) in [
+            Fault::answer(StatusCode::INTERNAL_SERVER_ERROR, "No cluster leader"),
+            Fault::answer(StatusCode::FORBIDDEN, "Permission denied"),
+            Fault::answer(StatusCode::TOO_MANY_REQUESTS, "Your IP is issuing too many"),
+            Fault::answer(StatusCode::NOT_FOUND, "no such page"),
+            Fault::answer(StatusCode::OK, "[]]"),
+            Fault::answer(StatusCode::OK, "<html>"),
+            Fault::disconnect(),
+            Fault::truncate(),
+            Fault::garble(),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            agent.inject(fault.clone().under("/v1/health/service/g7"));
+            // A change ends the query that waits, and the next one meets the fault.
+            let other = Backend::start(&format!("other-{number}")).await.unwrap();
+            register(&lab, "g7", &other).await;
+            let is_stale = || matches!(watch.status(), watch::Status::Stale(_));
+            eventually(PATIENCE, async || is_stale()).await;
+            for _ in 0..20 {
+                call(&channel).await.unwrap();
+            }
+            deregister(&lab, other.name()).await;
+            assert!(!channel.endpoints().is_empty(), "{fault:?}");
+            agent.clear_faults();
+            eventually(PATIENCE, async || watch.status().is_live()).await;
+            eventually(PATIENCE, async || channel.endpoints().len() == 1).await;
+        }
+        agent.stop().await;
+    }
 }
 
 mod consul {
@@ -78,6 +138,16 @@ mod consul {
     async fn services_that_are_merged_are_called_as_one() {
         on_consul(merge).await;
     }
+
+    #[tokio::test]
+    async fn g7_who_is_told_to_be_gone_is_called_no_more_and_whoever_comes_back_is() {
+        on_consul(empty_and_fill).await;
+    }
+
+    #[tokio::test]
+    async fn nonsense_in_the_catalog_is_nobody_and_keeps_nobody_from_being_called() {
+        on_consul(nonsense).await;
+    }
 }
 
 async fn register(lab: &Lab, service: &str, backend: &Backend) {
@@ -87,9 +157,18 @@ async fn register(lab: &Lab, service: &str, backend: &Backend) {
         "Address": "127.0.0.1",
         "Port": backend.addr().port(),
     });
-    let url = format!("{}/v1/agent/service/register", lab.http_url);
-    let answer = http::request("PUT", &url, &[], definition.to_string()).await;
-    assert!(answer.unwrap().is_success());
+    put(lab, "/v1/agent/service/register", definition.to_string()).await;
+}
+
+async fn put(lab: &Lab, path: &str, body: String) {
+    let url = format!("{}{path}", lab.http_url);
+    let answer = http::request("PUT", &url, &[], body).await.unwrap();
+    assert!(answer.is_success(), "{path}: {}", answer.text());
+}
+
+async fn deregister(lab: &Lab, id: &str) {
+    let path = format!("/v1/agent/service/deregister/{id}");
+    put(lab, &path, String::new()).await;
 }
 
 async fn registered(lab: &Lab, service: &str, name: &str) -> Backend {
@@ -263,14 +342,13 @@ async fn merge(lab: &Lab) {
         "Address": "127.0.0.1",
         "Port": both.addr().port(),
     });
-    let url = format!("{}/v1/agent/service/register", lab.http_url);
-    let answer = http::request("PUT", &url, &[], definition.to_string()).await;
-    assert!(answer.unwrap().is_success());
+    put(lab, "/v1/agent/service/register", definition.to_string()).await;
     let client = Client::builder().address(lab.http_url.clone());
     let client = client.build().unwrap();
     let sources = ["merged-1", "merged-2"].map(|service| health(&client, service));
     let channel = Channel::from_source(source::merged(sources).wait(PATIENCE));
-    let channel = channel.build().unwrap();
+    // Which of them is the fastest is not what is asked here.
+    let channel = channel.policy(Policy::PendingRequests).build().unwrap();
     channel.wait_ready().await.unwrap();
     assert_eq!(channel.endpoints().len(), 3);
     for _ in 0..60 {
@@ -281,9 +359,7 @@ async fn merge(lab: &Lab) {
     }
     // All of one service go; the instance that the other has, too, stays.
     for id in ["first", "both"] {
-        let url = format!("{}/v1/agent/service/deregister/{id}", lab.http_url);
-        let answer = http::request("PUT", &url, &[], String::new()).await;
-        assert!(answer.unwrap().is_success());
+        deregister(lab, id).await;
     }
     eventually(PATIENCE, async || channel.endpoints().len() == 2).await;
     let before = (first.requests(), both.requests());
@@ -292,4 +368,143 @@ async fn merge(lab: &Lab) {
     }
     assert_eq!(first.requests(), before.0);
     assert!(both.requests() > before.1);
+}
+
+/// The ways in which Consul says that nobody is there, and the way back.
+#[derive(Clone, Copy, Debug)]
+enum Gone {
+    Deregistered,
+    Critical,
+    Maintenance,
+}
+
+impl Gone {
+    async fn begin(self, lab: &Lab, id: &str) {
+        match self {
+            Self::Deregistered => deregister(lab, id).await,
+            Self::Critical => set_state(lab, id, "critical").await,
+            Self::Maintenance => {
+                let path = format!("/v1/agent/service/maintenance/{id}?enable=true");
+                put(lab, &path, String::new()).await;
+            }
+        }
+    }
+
+    async fn end(self, lab: &Lab, service: &str, backend: &Backend, id: &str) {
+        match self {
+            Self::Deregistered => register_checked(lab, service, backend, id).await,
+            Self::Critical => set_state(lab, id, "passing").await,
+            Self::Maintenance => {
+                let path = format!("/v1/agent/service/maintenance/{id}?enable=false");
+                put(lab, &path, String::new()).await;
+            }
+        }
+    }
+}
+
+async fn set_state(lab: &Lab, id: &str, state: &str) {
+    let path = format!("/v1/agent/check/update/{id}-check");
+    put(lab, &path, json!({ "Status": state }).to_string()).await;
+}
+
+async fn register_checked(lab: &Lab, service: &str, backend: &Backend, id: &str) {
+    let definition = json!({
+        "Name": service,
+        "ID": id,
+        "Address": "127.0.0.1",
+        "Port": backend.addr().port(),
+        "Check": { "CheckID": format!("{id}-check"), "TTL": "1h", "Status": "passing" },
+    });
+    put(lab, "/v1/agent/service/register", definition.to_string()).await;
+}
+
+/// G7: nobody is told at once over HTTP, and after the grace period by DNS.
+async fn empty_and_fill(lab: &Lab) {
+    const GRACE: Duration = Duration::from_millis(700);
+    let service = "g7-empty";
+    let backend = Backend::start(service).await.unwrap();
+    register_checked(lab, service, &backend, service).await;
+    let client = Client::builder().address(lab.http_url.clone());
+    let client = client.build().unwrap();
+    let by_dns = SrvSource::builder(format!("{service}.service.consul"))
+        .server(lab.dns_addr)
+        .min_refresh(Duration::from_millis(50))
+        .grace(GRACE)
+        .build()
+        .unwrap();
+    let by_http = Channel::from_source(health(&client, service)).build();
+    let by_dns = Channel::from_source(by_dns).build();
+    for (channel, kept) in [(by_http.unwrap(), Duration::ZERO), (by_dns.unwrap(), GRACE)] {
+        channel.wait_ready().await.unwrap();
+        for gone in [Gone::Deregistered, Gone::Critical, Gone::Maintenance] {
+            call(&channel).await.unwrap();
+            let began = Instant::now();
+            gone.begin(lab, service).await;
+            let refused = eventually_some(PATIENCE, async || {
+                let request = Request::get("/").body(Empty::<Bytes>::new()).unwrap();
+                channel.request(request).await.err()
+            });
+            let error = refused.await;
+            assert_eq!(error.kind(), ErrorKind::NoEndpoints, "{gone:?}: {error:?}");
+            assert!(began.elapsed() >= kept, "{gone:?}: {:?}", began.elapsed());
+            gone.end(lab, service, &backend, service).await;
+            // Whoever is listed is called by the next request.
+            eventually(PATIENCE, async || !channel.endpoints().is_empty()).await;
+            call(&channel).await.unwrap();
+        }
+    }
+}
+
+/// The catalog takes what any agent, or anybody with a right to write, says of an instance.
+async fn nonsense(lab: &Lab) {
+    let good = Backend::start("good").await.unwrap();
+    let port = good.addr().port();
+    let mut nodes = vec![("good", "127.0.0.1", port, json!(1))];
+    nodes.extend([
+        ("no-port", "127.0.0.1", 0, json!(1)),
+        ("wildcard", "0.0.0.0", port, json!(1)),
+        ("wildcard-6", "::", port, json!(1_000_000)),
+        ("many", "224.0.0.1", port, json!(0)),
+        ("all", "255.255.255.255", port, json!(65_535)),
+        ("url", "http://10.0.0.1", port, json!(1)),
+        ("twice", "10.0.0.1:80", port, json!(1)),
+    ]);
+    for (node, address, port, weight) in nodes {
+        let body = json!({
+            "Node": format!("nonsense-{node}"),
+            "Address": "10.0.0.250",
+            "Service": {
+                "Service": "nonsense",
+                "Address": address,
+                "Port": port,
+                "Weights": { "Passing": weight, "Warning": 1 },
+            },
+        });
+        let url = format!("{}/v1/catalog/register", lab.http_url);
+        let answer = http::request("PUT", &url, &[], body.to_string()).await;
+        let answer = answer.unwrap();
+        // Consul itself refuses wildcards, and takes all the rest.
+        let is_refused = address == "0.0.0.0" || address == "::";
+        assert!(
+            answer.is_success() || is_refused,
+            "{node}: {}",
+            answer.text()
+        );
+    }
+    let client = Client::builder().address(lab.http_url.clone());
+    let source = health(&client.build().unwrap(), "nonsense");
+    let channel = Channel::from_source(source).build().unwrap();
+    channel.wait_ready().await.unwrap();
+    let listed = || {
+        channel
+            .endpoints()
+            .iter()
+            .map(|e| e.target.to_string())
+            .collect()
+    };
+    let listed: Vec<String> = listed();
+    assert_eq!(listed, [good.addr().to_string()]);
+    for _ in 0..20 {
+        call(&channel).await.unwrap();
+    }
 }
