@@ -115,8 +115,10 @@ async fn events(
 /// What the buttons do.
 async fn act(State((stage, _)): State<Shared>, Path(what): Path<String>) -> (StatusCode, String) {
     let done = match what.as_str() {
-        "fail" => Ok(stage.fail(true)),
-        "heal" => Ok(stage.fail(false)),
+        "fail" | "heal" => {
+            stage.fail(what == "fail");
+            Ok(())
+        }
         "leave" => stage.leave().await,
         "join" => stage.join().await,
         "resign" => stage.resign().await,
