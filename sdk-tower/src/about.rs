@@ -80,6 +80,14 @@ fn refused(err: lictor::Error) -> Error {
 }
 
 impl About {
+    /// The same under another name.
+    pub(crate) fn named(self, service: String) -> Self {
+        Self {
+            service: Some(service),
+            ..self
+        }
+    }
+
     /// The source has not answered for so long.
     pub(crate) fn never_resolved(&self, limit: Duration) -> Error {
         let error = Error::new(ErrorKind::NeverResolved)

@@ -47,6 +47,7 @@
 //! | keep my hyper client and let it find services | [`connector::Connector`] |
 //! | keep reqwest's requests and responses | `reqwest_013`, with the feature `reqwest-013` |
 //! | balance with tower's own `Balance` | [`discover::Discover`] |
+//! | see how a service fares: spans, metrics, a page | [`telemetry`], [`Channel::snapshot`] |
 //!
 //! # Guarantees
 //!
@@ -81,6 +82,9 @@ pub mod discover;
 
 // What is a failure, and what is done about it.
 pub mod retry;
+
+// What is told to those who watch.
+pub mod telemetry;
 
 // How a request gets to an endpoint.
 mod task;

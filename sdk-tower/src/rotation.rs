@@ -14,10 +14,11 @@ use crate::balance::{
     self, Absence, Backend, Balance, Candidate, Choice, InFlight, MOST_ATTEMPTS, Picker, Policy,
     Rng, Rules, Tried,
 };
-use crate::channel::EndpointStatus;
+use crate::channel::{EndpointStatus, Snapshot};
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::task::Runtime;
+use crate::telemetry::{Fate, Followed, Probe, Telemetry};
 
 /// What all users of one service share.
 pub(crate) struct Rotation<S: Backend> {
@@ -86,6 +87,7 @@ impl<S: Backend> Rotation<S> {
     /// Begins to follow the source, in a task that ends with this.
     pub(crate) fn start<St>(
         source: St,
+        probe: Probe<St>,
         about: About,
         options: Options,
         make: impl Fn(&Target) -> S + Send + 'static,
@@ -101,7 +103,9 @@ impl<S: Backend> Rotation<S> {
             age_every: AGE_EVERY,
             ..Rules::of(options.policy)
         };
-        let balance = balance::start(&runtime, source, rules, make);
+        let telemetry = Arc::new(Telemetry::new(about.service(), false));
+        let source = Followed::new(source, probe, Arc::clone(&telemetry));
+        let balance = balance::start(&runtime, source, rules, &telemetry, make);
         Ok(Self {
             balance,
             runtime,
@@ -128,6 +132,14 @@ impl<S: Backend> Rotation<S> {
 
     pub(crate) fn statuses(&self) -> Vec<EndpointStatus> {
         EndpointStatus::all(&self.balance)
+    }
+
+    pub(crate) fn told(&self) -> Snapshot {
+        Snapshot::of(&self.balance)
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        self.balance.telemetry()
     }
 
     /// Waits until there is somebody, from now on as long as for the first resolution.
@@ -205,7 +217,10 @@ impl<S: Backend> Round<S> {
 
     /// The endpoint cannot be had: it is left alone for a while.
     pub(crate) fn refused(&mut self, rotation: &Rotation<S>, flight: &InFlight<S>, why: BoxError) {
-        tracing::debug!(target = %flight.target(), error = %why, "endpoint is passed over");
+        let telemetry = rotation.telemetry();
+        let service = telemetry.service();
+        tracing::debug!(service, target = %flight.target(), error = %why, "endpoint is passed over");
+        telemetry.attempt_ended(Fate::Refused, flight.backend().counts());
         flight.refused(rotation.balance.now());
         self.last = Some((Arc::clone(flight), why));
         self.pass(flight);

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_unti
 
 use crate::endpoint::{Endpoint, EndpointSet, Target};
 use crate::task::{Runtime, StopSignal, Worker};
+use crate::telemetry::{Gauges, Sample, Telemetry};
 
 use super::candidate::Candidate;
 use super::hash;
@@ -40,6 +41,7 @@ pub(crate) fn start<S, St, F>(
     runtime: &Runtime,
     source: St,
     rules: Rules,
+    telemetry: &Arc<Telemetry>,
     make: F,
 ) -> Arc<Balance<S>>
 where
@@ -56,6 +58,7 @@ where
         seed: AtomicU64::new(rand::random()),
         driver: OnceLock::new(),
         leaving: Mutex::default(),
+        telemetry: Arc::clone(telemetry),
     });
     let crowd = (rules.policy == Policy::RingHash).then(Arc::default);
     let care = rules.care;
@@ -65,8 +68,9 @@ where
         rng: balance.rng(),
         rules,
         crowd,
-        sweeper: Sweeper::new(Arc::clone(&ward), care.panic_threshold),
-        guard: Guard::new(care.lost, care.panic_threshold),
+        sweeper: Sweeper::new(Arc::clone(&ward), care.panic_threshold).telling(telemetry),
+        guard: Guard::new(care.lost, care.panic_threshold).telling(telemetry),
+        gauges: Gauges::new(Arc::clone(telemetry)),
         loads: Loads::default(),
         ward,
         members: HashMap::new(),
@@ -92,6 +96,7 @@ struct Driver<S: Backend, F> {
     ward: Arc<Ward>,
     sweeper: Sweeper,
     guard: Guard,
+    gauges: Gauges,
     loads: Loads,
     members: HashMap<Target, Member<S>>,
     /// The members in the order of their set.
@@ -207,7 +212,7 @@ where
         self.seats = used
             .into_iter()
             .map(|endpoint| {
-                let member = self.admit(endpoint, round, joined);
+                let member = self.admit(endpoint, round, joined, balance.telemetry.service());
                 Seat {
                     candidate: Arc::clone(&member.candidate),
                     rank: Rank::of(endpoint),
@@ -223,7 +228,8 @@ where
         self.members.retain(|target, member| {
             let stays = member.seen == round;
             if !stays {
-                tracing::debug!(%target, "endpoint has left");
+                let service = balance.telemetry.service();
+                tracing::debug!(service, %target, "endpoint has left");
                 member.candidate.backend().retire();
                 balance.part(Arc::clone(&member.candidate));
             }
@@ -281,8 +287,33 @@ where
             snapshot.spread(now);
         }
         // Who has finished is held no longer.
-        drop(balance.leaving());
+        let leaving = balance.leaving();
+        if Gauges::ARE_TOLD {
+            self.measure(&leaving);
+        }
         Some(())
+    }
+
+    /// Tells the gauges how things stand.
+    fn measure(&mut self, leaving: &[Arc<Candidate<S>>]) {
+        let mut sample = Sample::default();
+        let each = self.gauges.tell_each();
+        for seat in &self.seats {
+            let candidate = &seat.candidate;
+            let (in_flight, out) = (candidate.in_flight(), candidate.standing().is_out());
+            sample.endpoints += 1;
+            sample.ejected += u32::from(out);
+            sample.in_flight += in_flight;
+            if each {
+                let target = candidate.target();
+                self.gauges
+                    .tell_endpoint(candidate.id(), target, in_flight, out);
+            }
+        }
+        let rest = leaving.iter().map(|candidate| candidate.in_flight());
+        sample.in_flight += rest.sum::<u32>();
+        self.gauges.forget_others();
+        self.gauges.tell(sample);
     }
 
     fn age(&self) -> Option<()> {
@@ -294,12 +325,18 @@ where
         Some(())
     }
 
-    fn admit(&mut self, endpoint: &Endpoint, round: u64, joined: Option<Tick>) -> &Member<S> {
+    fn admit(
+        &mut self,
+        endpoint: &Endpoint,
+        round: u64,
+        joined: Option<Tick>,
+        service: Option<&str>,
+    ) -> &Member<S> {
         let target = endpoint.target();
         let member = match self.members.entry(target.clone()) {
             hash_map::Entry::Occupied(known) => known.into_mut(),
             hash_map::Entry::Vacant(place) => {
-                tracing::debug!(%target, "endpoint has joined");
+                tracing::debug!(service, %target, "endpoint has joined");
                 self.next_id = self.next_id.wrapping_add(1);
                 let backend = (self.make)(target);
                 let candidate = Candidate::new(self.next_id, target.clone(), backend)

@@ -235,6 +235,25 @@ pub enum Reason {
     Latency,
 }
 
+impl Reason {
+    /// In one word, for labels.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ConsecutiveFailures => "consecutive_failures",
+            Self::Silence => "silence",
+            Self::SuccessRate => "success_rate",
+            Self::Latency => "latency",
+        }
+    }
+}
+
+/// In one word, such as `consecutive_failures`.
+impl serde::Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::{Endpoint, EndpointSet, Target, farthest};
+use crate::telemetry::Telemetry;
 
 use super::tick::Tick;
 
@@ -79,6 +80,7 @@ pub(crate) struct Guard {
     peaks: VecDeque<(Tick, usize)>,
     gone: HashMap<Target, (Arc<Endpoint>, Tick)>,
     held: Option<Held>,
+    telemetry: Arc<Telemetry>,
 }
 
 /// Endpoints that are kept though the source lists them no more.
@@ -99,7 +101,14 @@ impl Guard {
             peaks: VecDeque::new(),
             gone: HashMap::new(),
             held: None,
+            telemetry: Arc::default(),
         }
+    }
+
+    /// The same, saying of which service it speaks.
+    pub(crate) fn telling(mut self, telemetry: &Arc<Telemetry>) -> Self {
+        self.telemetry = Arc::clone(telemetry);
+        self
     }
 
     /// Takes note of a new set.
@@ -107,7 +116,7 @@ impl Guard {
         let Some(time) = self.lost.time() else { return };
         let last = std::mem::replace(&mut self.last, set.clone());
         if set.is_empty() {
-            *self = Self::new(self.lost, self.threshold);
+            *self = Self::new(self.lost, self.threshold).telling(&self.telemetry);
             return;
         }
         for endpoint in &last {
@@ -128,7 +137,8 @@ impl Guard {
         });
         if is_share(set.len(), held.before, self.threshold) {
             if !held.endpoints.is_empty() {
-                tracing::info!("the source lists most endpoints again");
+                let service = self.telemetry.service();
+                tracing::info!(service, "the source lists most endpoints again");
                 self.gone.clear();
             }
             self.held = None;
@@ -142,6 +152,7 @@ impl Guard {
         if before == 0 {
             let (left, lost) = (set.len(), held.endpoints.len());
             tracing::warn!(
+                service = self.telemetry.service(),
                 left,
                 lost,
                 "the source has lost most endpoints, they are kept"
@@ -168,7 +179,8 @@ impl Guard {
         if !now.reached(held.until) {
             return None;
         }
-        tracing::info!("the endpoints that the source has lost leave now");
+        let service = self.telemetry.service();
+        tracing::info!(service, "the endpoints that the source has lost leave now");
         self.held = None;
         self.gone.clear();
         self.peaks.clear();

@@ -41,6 +41,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::task::Worker;
+use crate::telemetry::{Counts, Telemetry};
 
 pub use hash::HashKey;
 
@@ -165,6 +166,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Called four times per idle timeout, so that idle things age without a clock of their own.
     fn age(&self);
+
+    /// What is counted for the endpoint, if anything is.
+    fn counts(&self) -> Option<&Counts> {
+        None
+    }
 }
 
 /// One balanced service: the current snapshot, and the task that renews it.
@@ -181,6 +187,7 @@ pub(crate) struct Balance<S: Backend> {
     driver: OnceLock<Worker>,
     /// Endpoints that have left with requests under way; for those who look, not for requests.
     leaving: Mutex<Vec<Arc<Candidate<S>>>>,
+    telemetry: Arc<Telemetry>,
 }
 
 /// What a handle has of its own for picking: a cached snapshot and random numbers.
@@ -201,6 +208,10 @@ impl<S: Backend> Balance<S> {
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot<S>> {
         self.snapshot.load_full()
+    }
+
+    pub(crate) fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
     }
 
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {

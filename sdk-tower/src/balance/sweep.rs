@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::telemetry::Telemetry;
+
 use super::candidate::Candidate;
 use super::eject::Reason;
 use super::judge::{self, Latencies, Tally, Window};
@@ -38,6 +40,7 @@ pub(crate) struct Sweeper {
     /// In the order of the last snapshot.
     records: Vec<Record>,
     panicked: bool,
+    telemetry: Arc<Telemetry>,
 }
 
 /// What is remembered of an endpoint from sweep to sweep.
@@ -67,7 +70,14 @@ impl Sweeper {
             threshold,
             records: Vec::new(),
             panicked: false,
+            telemetry: Arc::default(),
         }
+    }
+
+    /// The same, saying of which service it speaks.
+    pub(crate) fn telling(mut self, telemetry: &Arc<Telemetry>) -> Self {
+        self.telemetry = Arc::clone(telemetry);
+        self
     }
 
     /// Looks at all endpoints of a snapshot.
@@ -233,6 +243,7 @@ impl Sweeper {
 
     /// What time does to the standings, and what the log is told of them.
     fn look_after<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
+        let service = self.telemetry.service();
         for (Seen { candidate, .. }, record) in seen.iter().zip(&mut self.records) {
             let standing = candidate.standing();
             let aged = standing.aged(now);
@@ -245,9 +256,14 @@ impl Sweeper {
                 (false, true) => {
                     let time = Duration::from_millis(standing.at().millis_since(now).into());
                     let why = standing.why().map(tracing::field::display);
-                    tracing::info!(%target, why, ?time, "endpoint is ejected");
+                    tracing::info!(service, %target, why, ?time, "endpoint is ejected");
+                    if let Some(reason) = standing.why() {
+                        self.telemetry.ejects(reason.name());
+                    }
                 }
-                (true, false) => tracing::info!(%target, "endpoint is back in rotation"),
+                (true, false) => {
+                    tracing::info!(service, %target, "endpoint is back in rotation");
+                }
                 (false, false) | (true, true) => {}
             }
         }
@@ -270,10 +286,11 @@ impl Sweeper {
         if std::mem::replace(&mut self.panicked, panics) == panics {
             return;
         }
+        let service = self.telemetry.service();
         if panics {
-            tracing::warn!("too few endpoints are well: ejections are ignored");
+            tracing::warn!(service, "too few endpoints are well: ejections are ignored");
         } else {
-            tracing::info!("enough endpoints are well again");
+            tracing::info!(service, "enough endpoints are well again");
         }
     }
 }

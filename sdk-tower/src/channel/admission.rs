@@ -52,6 +52,13 @@ impl Admission {
         }
     }
 
+    /// Reads how many requests wait.
+    pub(super) fn waiting(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let (queue, most) = (Arc::clone(&self.waiting), self.most_waiting);
+        let most = most.min(Semaphore::MAX_PERMITS);
+        move || most.saturating_sub(queue.available_permits())
+    }
+
     pub(super) fn enter(&self) -> Entry {
         match &self.places {
             None => Entry::Open(None),

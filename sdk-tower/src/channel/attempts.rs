@@ -12,11 +12,13 @@ use crate::balance::{Candidate, Choice, HashKey, InFlight, Rng, Tried};
 use crate::connect::{Checkout, Fault, Lease, Need, Outgoing, SendFailed, Unavailable, Waiting};
 use crate::error::{Error, ErrorKind};
 use crate::retry::{MayRepeat, Standing, retry_after};
+use crate::telemetry::Fate;
 
 use super::admission::{Entry, Place, Wait};
 use super::effort::{Effort, Enough};
 use super::future::{Awaited, Sending, State, Step};
 use super::request::{self, Host};
+use super::tale::Tale;
 use super::upstream::Upstream;
 use super::{Core, Picker};
 
@@ -44,6 +46,7 @@ pub(super) struct Attempts {
     ready_by: Option<Instant>,
     /// What is left of the channel's patience with this request; none if it has none.
     pub(super) effort: Option<Box<Effort>>,
+    pub(super) tale: Tale,
 }
 
 impl Attempts {
@@ -55,6 +58,7 @@ impl Attempts {
         effort: Option<Box<Effort>>,
     ) -> Self {
         Self {
+            tale: Tale::begin(&core.telemetry, request.as_ref()),
             core,
             request,
             host,
@@ -197,6 +201,7 @@ impl Attempts {
                 && flight.is_avoided(self.core.balance.now())
                 && !rules.budget().withdraw()
             {
+                self.core.telemetry.starves();
                 self.is_starved = true;
                 self.tried.note(flight.id());
                 continue;
@@ -243,10 +248,11 @@ impl Attempts {
             let _inside = self.core.runtime.enter();
             effort.attempt_begins(rules);
         }
+        self.tale.tries(&self.core.telemetry, &flight);
         match flight.backend().pool().checkout(need) {
             Checkout::Ready(lease) => self.send(flight, lease),
             Checkout::Wait(waiting) => Step::Go(State::Connecting(flight, waiting)),
-            Checkout::Retired => self.pass(&flight),
+            Checkout::Retired => self.left(&flight),
         }
     }
 
@@ -266,10 +272,11 @@ impl Attempts {
             }
             Poll::Ready(Err(Unavailable::Refused(refused))) => {
                 flight.refused(self.core.balance.now());
+                self.tale.ends(&self.core.telemetry, &flight, Fate::Refused);
                 self.refusal(flight.target(), refused);
                 self.pass(&flight)
             }
-            Poll::Ready(Err(Unavailable::Retired)) => self.pass(&flight),
+            Poll::Ready(Err(Unavailable::Retired)) => self.left(&flight),
             Poll::Ready(Err(Unavailable::Deserted)) => {
                 Step::Fail(Core::deserted().after_sending(self.was_sent))
             }
@@ -307,6 +314,12 @@ impl Attempts {
         }))
     }
 
+    /// The endpoint has left since it was picked.
+    fn left(&mut self, flight: &InFlight<Upstream>) -> Step {
+        self.tale.ends(&self.core.telemetry, flight, Fate::Left);
+        self.pass(flight)
+    }
+
     /// Leaves an endpoint for the next one.
     fn pass(&mut self, flight: &InFlight<Upstream>) -> Step {
         self.tried.note(flight.id());
@@ -340,6 +353,7 @@ impl Attempts {
         drop(lease);
         if let Some(request) = unsent {
             tracing::debug!(target = %flight.target(), %error, "request came back unsent");
+            self.tale.ends(&self.core.telemetry, &flight, Fate::Unsent);
             self.request = Some(request);
             if !reused {
                 flight.refused(clock.now());
@@ -350,6 +364,7 @@ impl Attempts {
             self.tried.note(flight.id());
             return self.promote().unwrap_or_else(|| self.next());
         }
+        self.tale.ends(&self.core.telemetry, &flight, Fate::Lost);
         if fault == Fault::Body {
             return Step::Fail(
                 Error::new(ErrorKind::InvalidRequest)
@@ -434,10 +449,14 @@ impl Attempts {
     }
 
     pub(super) fn pay(&mut self) -> Result<(), Enough> {
-        match (&mut self.effort, &self.core.persistence) {
+        let paid = match (&mut self.effort, &self.core.persistence) {
             (Some(effort), Some(rules)) => effort.pay(rules),
             _ => Err(Enough::Off),
+        };
+        if matches!(paid, Err(Enough::Budget)) {
+            self.core.telemetry.starves();
         }
+        paid
     }
 
     fn responded(&mut self, sending: Sending, response: Response<Incoming>) -> Step {

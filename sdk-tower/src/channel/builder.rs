@@ -1,5 +1,7 @@
 //! The options of a channel.
 
+mod observe;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::retry::{Classifier, Delay, Hedge, Outcome, RetryPolicy, Verdict};
 use crate::source::HealthSource;
 use crate::task::Runtime;
+use crate::telemetry::{Followed, Probe, Telemetry};
 
 use super::admission::Admission;
 use super::effort::Persistence;
@@ -30,6 +33,8 @@ use super::{Channel, Core, KeyRule, Keys, Picker};
 pub struct Builder<S> {
     source: Result<S, Error>,
     about: About,
+    probe: Probe<S>,
+    endpoint_gauges: bool,
     host: Option<String>,
     policy: Policy,
     hash_by: Option<KeyRule>,
@@ -63,6 +68,8 @@ where
         Self {
             source,
             about: About::default(),
+            probe: None,
+            endpoint_gauges: false,
             host: None,
             policy: Policy::default(),
             hash_by: None,
@@ -472,11 +479,17 @@ where
             care: self.care,
             age_every,
         };
-        let balance = balance::start(&runtime, self.source?, rules, make);
+        let named = self.about.service().or(self.host.as_deref());
+        let telemetry = Arc::new(Telemetry::new(named, self.endpoint_gauges));
+        let source = Followed::new(self.source?, self.probe, Arc::clone(&telemetry));
+        let balance = balance::start(&runtime, source, rules, &telemetry, make);
+        let admission = Admission::new(self.max_in_flight, self.max_waiting, self.waiting_timeout);
+        telemetry.watch_waiting(admission.waiting());
         Ok(Channel {
             picker: Picker::new(&balance),
             core: Arc::new(Core {
                 balance,
+                telemetry,
                 runtime,
                 about: self.about,
                 addressing: Addressing {
@@ -489,11 +502,7 @@ where
                 wait_for_ready: self.wait_for_ready,
                 classifier: self.classifier,
                 persistence: Persistence::new(self.retry, self.hedge),
-                admission: Admission::new(
-                    self.max_in_flight,
-                    self.max_waiting,
-                    self.waiting_timeout,
-                ),
+                admission,
                 tell_target: self.tell_target,
                 key,
                 load_report: self.load_report,

@@ -114,6 +114,7 @@ impl Future for ResponseFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let _within = this.attempts.tale.enter();
         loop {
             let outcome = match this.state {
                 State::Sending(sending) => match sending.lease.poll_response(cx) {

@@ -12,6 +12,7 @@ use crate::balance::{Choice, InFlight};
 use crate::connect::{Checkout, Fault, Lease, Need, Outgoing, SendFailed, Unavailable, Waiting};
 use crate::error::{Error, ErrorKind};
 use crate::retry::{Standing, Verdict};
+use crate::telemetry::Fate;
 
 use super::attempts::Attempts;
 use super::future::{Sending, State, Step};
@@ -75,10 +76,14 @@ impl Attempts {
         tracing::debug!(
             target = %flight.target(), slow = %first.flight.target(), "request is hedged"
         );
+        self.tale.hedges(&core.telemetry, &flight);
         let rival = match flight.backend().pool().checkout(Need::Any) {
             Checkout::Ready(lease) => self.send_rival(flight, lease, request),
             Checkout::Wait(waiting) => Rival::Connecting(flight, waiting, Box::new(request)),
-            Checkout::Retired => return,
+            Checkout::Retired => {
+                self.tale.rival_ends(&core.telemetry, &flight, Fate::Left);
+                return;
+            }
         };
         if let Some(effort) = &mut self.effort {
             effort.rival = Some(rival);
@@ -117,10 +122,13 @@ impl Attempts {
                             self.send_rival(flight, lease, *request)
                         }
                         Poll::Ready(Err(unavailable)) => {
+                            let mut fate = Fate::Left;
                             if let Unavailable::Refused(refused) = unavailable {
+                                fate = Fate::Refused;
                                 flight.refused(self.core.balance.now());
                                 self.refusal(flight.target(), refused);
                             }
+                            self.tale.rival_ends(&self.core.telemetry, &flight, fate);
                             self.tried.note(flight.id());
                             return None;
                         }
@@ -134,8 +142,10 @@ impl Attempts {
                     }
                     Poll::Ready(Ok(response)) => {
                         let id = sending.flight.id();
+                        self.tale.swap();
                         let (verdict, response) = self.judged(sending, response);
                         if verdict.is_retryable() {
+                            self.tale.swap();
                             self.tried.note(id);
                             self.was_sent = true;
                             self.hold(response);
@@ -183,6 +193,8 @@ impl Attempts {
         if !is_blameless && verdict.standing() == Standing::Failed {
             flight.failed(self.core.balance.now());
         }
+        let fate = if was_sent { Fate::Lost } else { Fate::Unsent };
+        self.tale.rival_ends(&self.core.telemetry, flight, fate);
         self.was_sent |= was_sent;
         self.failures.push(error);
     }
@@ -191,6 +203,7 @@ impl Attempts {
     pub(super) fn promote(&mut self) -> Option<Step> {
         let effort = self.effort.as_mut()?;
         let rival = effort.rival.take()?;
+        self.tale.rival_takes_over();
         if let Some(rules) = &self.core.persistence {
             let _inside = self.core.runtime.enter();
             effort.attempt_begins(rules);
@@ -248,6 +261,9 @@ impl Attempts {
             State::Sending(sending) => self.let_go(sending),
             State::Connecting(flight, _) if is_failure => flight.failed(self.core.balance.now()),
             _ => {}
+        }
+        if let State::Sending(Sending { flight, .. }) | State::Connecting(flight, _) = state {
+            self.tale.ends(&self.core.telemetry, flight, Fate::Late);
         }
         self.was_sent |= error.was_sent();
         self.failures.push(error);

@@ -11,7 +11,9 @@ mod outcome;
 mod replay;
 mod request;
 mod service;
+mod snapshot;
 mod status;
+mod tale;
 mod upstream;
 
 use std::fmt;
@@ -30,6 +32,7 @@ use crate::endpoint::EndpointSet;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::retry::Classifier;
 use crate::task::Runtime;
+use crate::telemetry::Telemetry;
 
 pub use crate::balance::{Ejection, HashKey, LoadReport, Lost, Policy, Reason};
 pub use crate::connect::Protocol;
@@ -37,6 +40,7 @@ pub use body::Body;
 pub use builder::Builder;
 pub use future::ResponseFuture;
 pub use service::ClientBuilder;
+pub use snapshot::Snapshot;
 pub use status::{EndpointState, EndpointStatus};
 
 use admission::Admission;
@@ -125,6 +129,7 @@ pub struct Channel {
 /// What all clones of a channel share.
 struct Core {
     balance: Arc<Balance<Upstream>>,
+    telemetry: Arc<Telemetry>,
     runtime: Runtime,
     about: About,
     addressing: Addressing,
@@ -207,6 +212,14 @@ impl Channel {
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         EndpointStatus::all(&self.core.balance)
+    }
+
+    /// The service as this channel sees it now: its source, its endpoints, and what was counted.
+    ///
+    /// It costs what [`endpoints`](Self::endpoints) costs, and a few atomics.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.core.balance)
     }
 }
 

@@ -27,7 +27,7 @@ impl Attempts {
 
     /// Tells the endpoint's statistics of a response.
     pub(super) fn judged(
-        &self,
+        &mut self,
         sending: Sending,
         response: Response<Incoming>,
     ) -> (Verdict, Response<Body>) {
@@ -61,6 +61,9 @@ impl Attempts {
             Standing::Failed => flight.failed(clock.at(now)),
             Standing::Unrated => {}
         }
+        let fate = self.tale.judged(verdict.standing());
+        self.tale.ends(&core.telemetry, &flight, fate);
+        core.telemetry.answered_after(latency);
         if let Some(rules) = &core.persistence
             && verdict.standing() == Standing::Answered
         {
@@ -85,6 +88,7 @@ impl Attempts {
         if let Some(place) = self.place.take() {
             response.body_mut().hold(place);
         }
+        self.tale.answered(&self.core.telemetry, response.status());
         response
     }
 
@@ -93,6 +97,9 @@ impl Attempts {
         let held = self.effort.as_mut().and_then(|effort| effort.held.take());
         let ended = held.map(|response| self.deliver(response));
         self.place = None;
+        if ended.is_none() {
+            self.tale.failed(&self.core.telemetry, &error);
+        }
         ended.ok_or(error)
     }
 
@@ -140,6 +147,7 @@ impl Attempts {
     ///
     /// It is the channel's own deadline: unlike a caller who goes, it tells of a failure.
     pub(super) fn late(&mut self, state: &State) -> Result<Response<Body>, Error> {
+        self.tale.is_late();
         let rival = self.effort.as_mut().and_then(|effort| effort.rival.take());
         let rival = rival.and_then(Rival::into_sending);
         let mut was_sent = self.was_sent || rival.is_some();
@@ -203,6 +211,7 @@ impl Attempts {
         if let Some(rival) = &rival {
             self.let_go(rival);
         }
+        self.tale.given_up(&self.core.telemetry);
     }
 
     pub(super) fn let_go(&self, sending: &Sending) {

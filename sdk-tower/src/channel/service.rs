@@ -43,7 +43,7 @@ impl ClientBuilder {
     pub fn service(self, name: impl Into<String>) -> Builder<HealthSource> {
         let name = name.into();
         let (source, about) = watched(&self.client, &Wanted::from(name.clone()));
-        let builder = Builder::new(source).about(about);
+        let builder = Builder::new(source).about(about).observe_source();
         // Consul takes names that no URL takes; such a service is then called by its address.
         if name.parse::<Authority>().is_ok() {
             builder.host(name)

@@ -3,14 +3,17 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use crate::balance::{Backend, Balance, Candidate, Reason, Stage, Tick};
 use crate::endpoint::Target;
+use crate::telemetry::{Counts, millis};
 
 /// How an endpoint of a channel fares.
 ///
 /// It displays as one line. Numbers of one endpoint are read one after the other and not at one
 /// moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct EndpointStatus {
     /// Where it listens.
@@ -36,9 +39,16 @@ pub struct EndpointStatus {
     pub requests: u64,
     /// Those of them that count as failures.
     pub failures: u64,
+    /// Attempts that came to it after one elsewhere was in vain.
+    pub retries: u64,
+    /// Attempts that came to it while one elsewhere was under way.
+    pub hedges: u64,
+    /// Attempts for which no connection to it could be opened.
+    pub refused: u64,
     /// How often it was put out of rotation, repeated trials not counted.
     pub ejections: u32,
     /// The moving average of its latency; none before its first answer.
+    #[serde(rename = "latency_ms", serialize_with = "some_millis")]
     pub latency: Option<Duration>,
     /// It failed after the last answer: the latency is a penalty and not measured.
     pub is_penalized: bool,
@@ -48,8 +58,10 @@ pub struct EndpointStatus {
 
 /// Whether requests go to an endpoint.
 ///
-/// Times are those left from now on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Times are those left from now on. Serialized, it is a map in which `is` says which of them, in
+/// small letters.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EndpointState {
     /// It is in rotation.
@@ -57,6 +69,7 @@ pub enum EndpointState {
     /// It accepts no connections and is left alone; zero means that the next request tries.
     Avoided {
         /// For so long.
+        #[serde(rename = "left_ms", serialize_with = "millis")]
         left: Duration,
         /// So many refusals in a row.
         refusals: u32,
@@ -66,6 +79,7 @@ pub enum EndpointState {
         /// Why.
         reason: Reason,
         /// For so long.
+        #[serde(rename = "left_ms", serialize_with = "millis")]
         left: Duration,
         /// For the n-th time in close succession, failed trials counted.
         times: u8,
@@ -80,6 +94,7 @@ pub enum EndpointState {
         /// Why it was ejected.
         reason: Reason,
         /// If nothing is heard of that request for so long, the next one tries.
+        #[serde(rename = "left_ms", serialize_with = "millis")]
         left: Duration,
     },
     /// Its trial went well, and it gets more requests from answer to answer.
@@ -89,6 +104,13 @@ pub enum EndpointState {
     },
     /// It has left: it gets no new request and finishes those under way.
     Draining,
+}
+
+fn some_millis<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => millis(time, to),
+        None => to.serialize_none(),
+    }
 }
 
 impl EndpointStatus {
@@ -119,7 +141,9 @@ impl EndpointStatus {
     }
 
     /// Without what its place in the snapshot says.
-    fn of<S>(candidate: &Candidate<S>, state: EndpointState, now: Tick) -> Self {
+    fn of<S: Backend>(candidate: &Candidate<S>, state: EndpointState, now: Tick) -> Self {
+        let counts = candidate.backend().counts().map(Counts::read);
+        let counts = counts.unwrap_or_default();
         let estimate = candidate.estimate();
         let tally = candidate.tally();
         Self {
@@ -134,6 +158,9 @@ impl EndpointStatus {
             in_flight: candidate.in_flight(),
             requests: tally.requests(),
             failures: tally.failures,
+            retries: counts.retries,
+            hedges: counts.hedges,
+            refused: counts.refused,
             ejections: candidate.ejections(),
             latency: estimate.map(|known| known.latency()),
             is_penalized: estimate.is_some_and(|known| known.is_penalty()),
@@ -233,6 +260,9 @@ mod tests {
             in_flight: 2,
             requests: 90,
             failures: 7,
+            retries: 3,
+            hedges: 0,
+            refused: 0,
             ejections: 1,
             latency: Some(Duration::from_millis(4)),
             is_penalized: false,

@@ -6,12 +6,14 @@ use http::uri::Authority;
 use crate::balance::Backend;
 use crate::connect::Pool;
 use crate::endpoint::Target;
+use crate::telemetry::Counts;
 
 /// The connections to an endpoint, and its name in requests that name no host.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pool: Pool,
     named: Option<(HeaderValue, Authority)>,
+    counts: Counts,
 }
 
 impl Upstream {
@@ -19,7 +21,11 @@ impl Upstream {
         let named = Authority::try_from(target.to_string())
             .ok()
             .and_then(|name| Some((HeaderValue::from_str(name.as_str()).ok()?, name)));
-        Self { pool, named }
+        Self {
+            pool,
+            named,
+            counts: Counts::default(),
+        }
     }
 
     pub(super) fn pool(&self) -> &Pool {
@@ -42,6 +48,10 @@ impl Backend for Upstream {
 
     fn age(&self) {
         self.pool.age();
+    }
+
+    fn counts(&self) -> Option<&Counts> {
+        Some(&self.counts)
     }
 }
 

@@ -12,7 +12,8 @@ use crate::channel::Policy;
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::Result;
 use crate::rotation::{Options, Rotation};
-use crate::source::HealthSource;
+use crate::source::{HealthSource, Source};
+use crate::telemetry::Probe;
 
 use super::leaf::Leaf;
 use super::{Balanced, Errors};
@@ -21,6 +22,7 @@ use super::{Balanced, Errors};
 #[must_use = "a builder does nothing until it is built"]
 pub struct Builder<St, C = Errors> {
     source: Result<St>,
+    probe: Probe<St>,
     about: About,
     options: Options,
     classify: C,
@@ -33,7 +35,7 @@ impl Builder<HealthSource> {
     /// filter, hand a [`HealthSource`] of your own watch to [`new`](Self::new).
     pub fn service(client: &Client, name: impl Into<String>) -> Self {
         let (source, about) = watched(client, &Wanted::from(name.into()));
-        Self::begin(source, about)
+        Self::begin(source, about).observe_source()
     }
 }
 
@@ -50,6 +52,7 @@ where
     fn begin(source: Result<St>, about: About) -> Self {
         Self {
             source,
+            probe: None,
             about,
             options: Options::new(Policy::default()),
             classify: Errors,
@@ -61,6 +64,25 @@ impl<St, C> Builder<St, C>
 where
     St: Stream<Item = EndpointSet> + Send + 'static,
 {
+    /// Says what the service is called in events, metrics, snapshots and errors.
+    ///
+    /// It is sent nowhere. Any text, best a short one, for it becomes a label of
+    /// [metrics](crate::telemetry#metrics). Default: the name that the service was found by.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.about = self.about.named(name.into());
+        self
+    }
+
+    /// Lets `snapshot` and events tell how well the source knows the service, as
+    /// [`observe_source`](crate::channel::Builder::observe_source) of a channel does.
+    pub fn observe_source(mut self) -> Self
+    where
+        St: Source,
+    {
+        self.probe = Some(St::status);
+        self
+    }
+
     /// Sets how the better of two endpoints is told.
     ///
     /// Default [`Policy::PeakEwma`].
@@ -103,6 +125,7 @@ where
     pub fn classify<D>(self, classify: D) -> Builder<St, D> {
         Builder {
             source: self.source,
+            probe: self.probe,
             about: self.about,
             options: self.options,
             classify,
@@ -136,6 +159,7 @@ where
     {
         let Self {
             source,
+            probe,
             about,
             options,
             classify,
@@ -144,7 +168,7 @@ where
         let started = options
             .check("ready_timeout")
             .and(source)
-            .and_then(|source| Rotation::start(source, about, options, leaf));
+            .and_then(|source| Rotation::start(source, probe, about, options, leaf));
         (started, classify)
     }
 }

@@ -14,6 +14,7 @@ use tower_service::Service;
 use crate::balance::{Choice, InFlight};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::rotation::{Next, Resolving, Rotation, Round};
+use crate::telemetry::{Ending, Fate};
 
 use super::classify::Classify;
 use super::leaf::Leaf;
@@ -125,6 +126,10 @@ where
             let next = match this.state.as_mut().project() {
                 StateProj::Failed(error) => {
                     let error = error.take();
+                    if let (Some(error), Some(search)) = (&error, this.search.as_ref()) {
+                        let telemetry = search.rotation.telemetry();
+                        telemetry.request_ended(Ending::Error(error.kind()));
+                    }
                     this.state.set(State::Done);
                     return match error {
                         Some(error) => Poll::Ready(Err(error)),
@@ -231,11 +236,16 @@ impl<S: Send + 'static> Search<S> {
         let now = Instant::now();
         let tick = self.rotation.balance().clock().at(now);
         flight.heard();
-        if answer {
+        let (fate, ending) = if answer {
             flight.answered(now.saturating_duration_since(started), tick);
+            (Fate::Answered, Ending::Answered)
         } else {
             flight.failed(tick);
-        }
+            (Fate::Failed, Ending::Failed)
+        };
+        let telemetry = self.rotation.telemetry();
+        telemetry.attempt_ended(fate, None);
+        telemetry.request_ended(ending);
     }
 }
 
@@ -280,16 +290,23 @@ where
 {
     fn drop(self: Pin<&mut Self>) {
         let this = self.project();
-        let StateProj::Calling {
+        let Some(search) = this.search.as_ref() else {
+            return;
+        };
+        let state = this.state.project();
+        if matches!(state, StateProj::Done) {
+            return;
+        }
+        // The caller waits no longer.
+        let telemetry = search.rotation.telemetry();
+        telemetry.request_ended(Ending::GivenUp);
+        if let StateProj::Calling {
             flight: Some(flight),
             started,
             ..
-        } = this.state.project()
-        else {
-            return;
-        };
-        // The caller waits no longer.
-        if let Some(search) = this.search.as_ref() {
+        } = state
+        {
+            telemetry.attempt_ended(Fate::GivenUp, None);
             let now = Instant::now();
             let waited = now.saturating_duration_since(*started);
             flight.given_up(waited, search.rotation.balance().clock().at(now));

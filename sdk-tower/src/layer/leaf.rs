@@ -3,16 +3,17 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::balance::Backend;
+use crate::telemetry::Counts;
 
 /// Holds the service while the endpoint is in rotation.
 ///
 /// The lock is held for one clone. It lets the service be dropped when its endpoint leaves, although
 /// handles that are idle still know the endpoint, and it makes do with services that are not `Sync`.
-pub(super) struct Leaf<S>(Mutex<Option<S>>);
+pub(super) struct Leaf<S>(Mutex<Option<S>>, Counts);
 
 impl<S> Leaf<S> {
     pub(super) fn new(service: S) -> Self {
-        Self(Mutex::new(Some(service)))
+        Self(Mutex::new(Some(service)), Counts::default())
     }
 
     /// A clone, or none if the endpoint has left.
@@ -37,4 +38,8 @@ impl<S: Send + 'static> Backend for Leaf<S> {
     }
 
     fn age(&self) {}
+
+    fn counts(&self) -> Option<&Counts> {
+        Some(&self.1)
+    }
 }

@@ -46,7 +46,7 @@ use http::Response;
 use tower_service::Service;
 
 use crate::balance::Picker;
-use crate::channel::EndpointStatus;
+use crate::channel::{EndpointStatus, Snapshot};
 use crate::error::{BoxError, Error, Result};
 use crate::rotation::Rotation;
 
@@ -160,6 +160,13 @@ where
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         let handle = self.handle.as_ref();
         handle.map_or_else(|_| Vec::new(), |handle| handle.rotation.statuses())
+    }
+
+    /// The service as it is seen from here now: its source, its endpoints, and what was counted.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let handle = self.handle.as_ref();
+        handle.map_or_else(|_| Snapshot::closed(), |handle| handle.rotation.told())
     }
 }
 

@@ -12,7 +12,8 @@ use crate::channel::Policy;
 use crate::endpoint::{EndpointSet, Target};
 use crate::error::Result;
 use crate::rotation::{Options, Rotation};
-use crate::source::HealthSource;
+use crate::source::{HealthSource, Source};
+use crate::telemetry::Probe;
 
 use super::{Dialer, Line};
 
@@ -20,6 +21,7 @@ use super::{Dialer, Line};
 #[must_use = "a builder does nothing until it is built"]
 pub struct Builder<St> {
     source: Result<St>,
+    probe: Probe<St>,
     about: About,
     options: Options,
 }
@@ -36,7 +38,7 @@ impl Builder<HealthSource> {
 
     pub(crate) fn wanted(client: &Client, wanted: &Wanted) -> Self {
         let (source, about) = watched(client, wanted);
-        Self::begin(source, about)
+        Self::begin(source, about).observe_source()
     }
 }
 
@@ -53,10 +55,30 @@ where
     fn begin(source: Result<St>, about: About) -> Self {
         Self {
             source,
+            probe: None,
             about,
             // How long a connection lasts says nothing of how good it is.
             options: Options::new(Policy::PendingRequests),
         }
+    }
+
+    /// Says what the service is called in events, metrics, snapshots and errors.
+    ///
+    /// It is sent nowhere. Any text, best a short one, for it becomes a label of
+    /// [metrics](crate::telemetry#metrics). Default: the name that the service was found by.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.about = self.about.named(name.into());
+        self
+    }
+
+    /// Lets `snapshot` and events tell how well the source knows the service, as
+    /// [`observe_source`](crate::channel::Builder::observe_source) of a channel does.
+    pub fn observe_source(mut self) -> Self
+    where
+        St: Source,
+    {
+        self.probe = Some(St::status);
+        self
     }
 
     /// Sets how long after the build connections wait for the first set of endpoints.
@@ -95,7 +117,7 @@ where
     pub fn build(self) -> Result<Dialer> {
         self.options.check("connect_timeout")?;
         let line = |_: &Target| Line::default();
-        let rotation = Rotation::start(self.source?, self.about, self.options, line)?;
+        let rotation = Rotation::start(self.source?, self.probe, self.about, self.options, line)?;
         Ok(Dialer {
             rotation: Arc::new(rotation),
         })

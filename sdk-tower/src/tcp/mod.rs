@@ -46,10 +46,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::balance::{Backend, InFlight};
-use crate::channel::EndpointStatus;
+use crate::channel::{EndpointStatus, Snapshot};
 use crate::connect::dial;
 use crate::error::{BoxError, Result};
 use crate::rotation::{Rotation, Round};
+use crate::telemetry::{Counts, Fate};
 
 pub use builder::Builder;
 pub use connection::{Connection, InUse};
@@ -72,12 +73,17 @@ pub struct Dialer {
 pub(crate) struct Line {
     /// Somebody found a connection to it bad: that it accepts another one proves nothing.
     distrusted: AtomicBool,
+    counts: Counts,
 }
 
 impl Backend for Line {
     fn retire(&self) {}
 
     fn age(&self) {}
+
+    fn counts(&self) -> Option<&Counts> {
+        Some(&self.counts)
+    }
 }
 
 impl Line {
@@ -140,11 +146,21 @@ impl Dialer {
         self.rotation.statuses()
     }
 
+    /// The service as this dialer sees it now; `in_flight` counts open connections.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.rotation.told()
+    }
+
     async fn dial(&self, mut round: Round<Line>) -> Result<Connection> {
         loop {
             let flight = round.found(&self.rotation).await?;
             match self.open(&flight).await {
-                Ok(stream) => return Ok(Connection::new(stream, self.clone(), flight)),
+                Ok(stream) => {
+                    let telemetry = self.rotation.telemetry();
+                    telemetry.attempt_ended(Fate::Answered, None);
+                    return Ok(Connection::new(stream, self.clone(), flight));
+                }
                 Err(why) => round.refused(&self.rotation, &flight, why),
             }
         }

@@ -13,9 +13,12 @@ mod failover;
 mod hedge;
 mod http2;
 mod membership;
+#[cfg(feature = "metrics")]
+mod metered;
 mod policies;
 mod retry;
 mod scripted;
 mod silence;
 mod spread;
 mod support;
+mod watched;

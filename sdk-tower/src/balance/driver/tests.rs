@@ -95,7 +95,7 @@ fn service_with(rules: Rules) -> Service {
         }
     };
     let runtime = Runtime::current().unwrap();
-    let balance = start(&runtime, Sets(sets), rules, make);
+    let balance = start(&runtime, Sets(sets), rules, &Arc::default(), make);
     (tell, balance, log)
 }
 
