@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -68,13 +69,37 @@ impl Backend {
     ///
     /// Those of [`start`](Self::start).
     pub async fn http(client: &Client, service: &str, name: &str) -> Result<Self> {
+        Self::switched(client, service, name, Duration::ZERO, Arc::default()).await
+    }
+
+    /// The same, but that an answer takes its time, and is a 500 while a switch is on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Self::start).
+    pub async fn switched(
+        client: &Client,
+        service: &str,
+        name: &str,
+        takes: Duration,
+        fails: Arc<AtomicBool>,
+    ) -> Result<Self> {
         let said: Arc<str> = name.into();
         let serve = move |stream| {
-            let said = Arc::clone(&said);
+            let (said, fails) = (Arc::clone(&said), Arc::clone(&fails));
             async move {
                 let answer = service_fn(|_: Request<Incoming>| {
                     let said = Bytes::from(said.to_string());
-                    async { Ok::<_, Infallible>(Response::new(Full::new(said))) }
+                    let mut answer = Response::new(Full::new(said));
+                    if fails.load(Ordering::Relaxed) {
+                        *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                    }
+                    async move {
+                        if !takes.is_zero() {
+                            tokio::time::sleep(takes).await;
+                        }
+                        Ok::<_, Infallible>(answer)
+                    }
                 });
                 let connection =
                     http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
