@@ -48,6 +48,7 @@
 //! | keep reqwest's requests and responses | `reqwest_013`, with the feature `reqwest-013` |
 //! | balance with tower's own `Balance` | [`discover::Discover`] |
 //! | see how a service fares: spans, metrics, a page | [`telemetry`], [`Channel::snapshot`] |
+//! | know which of all this suits me | the [`guide`] |
 //!
 //! # Guarantees
 //!
@@ -103,6 +104,11 @@ pub mod router;
 #[cfg(feature = "reqwest-013")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reqwest-013")))]
 pub mod reqwest_013;
+
+// How to choose among all of this.
+pub mod guide {
+    #![doc = include_str!("guide.md")]
+}
 
 pub use channel::Channel;
 pub use error::{Error, ErrorKind, Result};
