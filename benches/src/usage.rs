@@ -18,6 +18,12 @@ pub fn cpu_time() -> Duration {
     since_start(ClockId::ProcessCPUTime)
 }
 
+/// CPU time of the calling thread so far: what the machine does meanwhile is not in it.
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    since_start(ClockId::ThreadCPUTime)
+}
+
 /// Nanoseconds of the machine's monotonic clock, which is the same in every process.
 #[must_use]
 pub fn monotonic_nanos() -> u64 {

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -167,7 +168,8 @@ pub fn this_program() -> Outcome<PathBuf> {
     Ok(std::env::current_exe()?)
 }
 
-/// A program of this package that stands beside this one; it is built if it is not there.
+/// A program of this package that stands beside this one; it is built if it is not there, or if
+/// it is older.
 ///
 /// `cargo run --bin NAME` builds that program only, and a program that counts allocations cannot
 /// also be the one that measures time.
@@ -175,7 +177,16 @@ pub fn this_program() -> Outcome<PathBuf> {
 /// # Errors
 /// If it is not there and cannot be built.
 pub async fn sibling(name: &str, features: &[&str]) -> Outcome<PathBuf> {
-    let path = this_program()?.with_file_name(name);
+    let this = this_program()?;
+    let path = this.with_file_name(name);
+    let linked = |program: &Path| std::fs::metadata(program)?.modified();
+    // A build of both links them within minutes, in any order.
+    if let (Ok(theirs), Ok(ours)) = (linked(&path), linked(&this))
+        && theirs + Duration::from_secs(300) >= ours
+    {
+        return Ok(path);
+    }
+    eprintln!("cargo looks whether {name} is up to date; if it is not, building takes a while");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args([

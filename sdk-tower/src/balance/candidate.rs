@@ -26,7 +26,10 @@ const MOST_LATE: u32 = 3;
 ///
 /// All statistics are single words that are read and written without order among them: a lost
 /// update costs one sample.
-#[repr(align(64))]
+///
+/// What each request reads and writes stands first and in this order, in one line of the cache:
+/// of ten thousand endpoints, most have to be fetched from memory.
+#[repr(C, align(64))]
 #[derive(Debug)]
 pub(crate) struct Candidate<S> {
     in_flight: AtomicU32,
@@ -35,28 +38,28 @@ pub(crate) struct Candidate<S> {
     refusals: AtomicU64,
     standing: AtomicU64,
     answers: AtomicU64,
-    failures: AtomicU64,
-    /// Answers that took longer than the limit.
-    slow: AtomicU32,
     /// The limit in seconds, as bits; 0 is none.
     slow_above: AtomicU32,
     /// Failures since the last success.
     consecutive: AtomicU32,
     /// Deadlines that passed since the last answer.
     late: AtomicU32,
-    // What follows is not written for each request.
+    /// The requests in flight on all endpoints of the service, where somebody asks for that.
+    crowd: Option<Arc<AtomicU32>>,
+    // What follows is not touched by each request, but for the backend.
+    backend: S,
+    failures: AtomicU64,
+    /// Answers that took longer than the limit.
+    slow: AtomicU32,
     ejections: AtomicU32,
     /// The weight that it reports, and when it did; 0 is never.
     reported: AtomicU64,
     bad_reports: AtomicU32,
     /// What its weight is multiplied with, as bits.
     factor: AtomicU32,
-    ward: Arc<Ward>,
     id: u32,
+    ward: Arc<Ward>,
     target: Target,
-    /// The requests in flight on all endpoints of the service, where somebody asks for that.
-    crowd: Option<Arc<AtomicU32>>,
-    backend: S,
 }
 
 impl<S> Candidate<S> {
@@ -129,6 +132,12 @@ impl<S> Candidate<S> {
     pub(crate) fn faded(&self, now: Tick) -> Option<f32> {
         let picked = Tick::from_bits(self.picked.load(Ordering::Relaxed));
         self.estimate().map(|known| known.faded(picked, now))
+    }
+
+    /// Nothing keeps requests away from it, whatever the time: that of nearly all at nearly any
+    /// time.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.refusals.load(Ordering::Relaxed) == 0 && self.standing().is_plain()
     }
 
     /// Whether connections to it are known to fail and it is not time to try again.
@@ -456,11 +465,16 @@ pub(crate) struct InFlight<S> {
 
 impl<S> InFlight<S> {
     pub(crate) fn begin(candidate: Arc<Candidate<S>>, now: Tick) -> Self {
+        candidate.picked.store(now.to_bits(), Ordering::Relaxed);
+        Self::untimed(candidate)
+    }
+
+    /// The same where nobody asks for how long it was not picked.
+    pub(crate) fn untimed(candidate: Arc<Candidate<S>>) -> Self {
         candidate.in_flight.fetch_add(1, Ordering::Relaxed);
         if let Some(crowd) = &candidate.crowd {
             crowd.fetch_add(1, Ordering::Relaxed);
         }
-        candidate.picked.store(now.to_bits(), Ordering::Relaxed);
         Self {
             candidate,
             counted: true,

@@ -36,6 +36,11 @@ impl Cuts {
         }
     }
 
+    /// The cuts.
+    pub(crate) fn sorted(&self) -> &[u32] {
+        &self.sorted
+    }
+
     /// How many cuts are not above this number: the place of the first one that is.
     pub(crate) fn not_above(&self, number: u32) -> usize {
         let bucket = wide(number >> self.shift);

@@ -1,6 +1,6 @@
 //! The task that turns endpoint sets into snapshots: one per service, the only writer.
 
-use std::collections::{HashMap, hash_map};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_core::Stream;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until};
 
 use crate::endpoint::{Endpoint, EndpointSet, Target};
@@ -32,6 +33,9 @@ use super::{Backend, Balance, Policy, Rules};
 /// How often shares are reckoned anew while they change by themselves: often enough for a share to
 /// grow in steps that nobody notices, and for a group of endpoints that fails to be left soon.
 const SHARES_EVERY: Duration = Duration::from_millis(250);
+
+/// How many endpoints the driver works on before it lets others run: some tenths of a millisecond.
+const AT_A_TIME: usize = 256;
 
 /// Sets up a balanced service and starts its driver.
 ///
@@ -75,6 +79,7 @@ where
         ward,
         members: HashMap::new(),
         seats: Vec::new(),
+        outdated: Vec::new(),
         growing: false,
         spreading: false,
         next_id: 0,
@@ -102,6 +107,9 @@ struct Driver<S: Backend, F> {
     members: HashMap<Target, Member<S>>,
     /// The members in the order of their set.
     seats: Vec<Seat<S>>,
+    /// Snapshots that handles may read still. Held so that none is freed by a pick: of ten
+    /// thousand endpoints that takes a millisecond.
+    outdated: Vec<Arc<Snapshot<S>>>,
     /// The share of somebody is growing.
     growing: bool,
     /// There are several distances.
@@ -150,7 +158,7 @@ where
                     Newest { set: Some(set), over } => {
                         ended = over;
                         round += 1;
-                        if self.follow(&set, round).is_none() {
+                        if self.follow(&set, round).await.is_none() {
                             return;
                         }
                     }
@@ -160,7 +168,7 @@ where
                     }
                 },
                 _ = shares.tick(), if self.growing || self.spreading => {
-                    if self.share().is_none() {
+                    if self.share().await.is_none() {
                         return;
                     }
                 }
@@ -170,39 +178,42 @@ where
                     }
                 }
                 () = told(&ward, quiet_until) => {
-                    if self.sweep().is_none() {
+                    if self.sweep().await.is_none() {
                         return;
                     }
                     quiet_until = Instant::now() + sweep::LEAST_APART;
                 }
                 _ = sweeping.tick() => {
                     round += 1;
-                    if self.sweep().is_none() || self.expire(round).is_none() {
+                    if self.sweep().await.is_none() || self.expire(round).await.is_none() {
                         return;
                     }
+                    self.forget().await;
                 }
             }
         }
     }
 
     /// Takes a set from the source. None if nobody is left to publish it to.
-    fn follow(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
+    async fn follow(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
         let now = self.balance.upgrade()?.now();
         self.guard.note(set, now);
-        self.apply(&self.guard.complete(set), round)
+        self.apply(&self.guard.complete(set), round).await
     }
 
     /// Lets those leave whose time is over.
-    fn expire(&mut self, round: u64) -> Option<()> {
+    async fn expire(&mut self, round: u64) -> Option<()> {
         let now = self.balance.upgrade()?.now();
         match self.guard.expire(now) {
-            Some(set) => self.apply(&set, round),
+            Some(set) => self.apply(&set, round).await,
             None => Some(()),
         }
     }
 
     /// Publishes a set. None if nobody is left to publish it to.
-    fn apply(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
+    ///
+    /// Others get their turn now and then: where there is one thread, requests wait for it.
+    async fn apply(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
         let balance = self.balance.upgrade()?;
         let now = balance.now();
         let used = match self.rules.subset {
@@ -212,57 +223,56 @@ where
         // Where all are new there is nobody who could do their work meanwhile.
         let others = used.iter().any(|e| self.members.contains_key(e.target()));
         let joined = (others && !self.rules.slow_start.is_zero()).then_some(now);
-        self.seats = used
-            .into_iter()
-            .map(|endpoint| {
-                let member = self.admit(endpoint, round, joined, balance.telemetry.service());
-                Seat {
-                    candidate: Arc::clone(&member.candidate),
-                    rank: Rank::of(endpoint),
-                    weight: endpoint.weight(),
-                    hash: member.hash,
-                    joined: member.joined,
-                }
-            })
-            .collect();
-        self.arrange(&balance, now);
+        let mut seats = Vec::with_capacity(used.len());
+        for endpoint in used {
+            seats.push(self.admit(endpoint, round, joined, balance.telemetry.service()));
+            if seats.len() % AT_A_TIME == 0 {
+                yield_now().await;
+            }
+        }
+        self.seats = seats;
+        self.arrange(&balance, now).await;
         for newcomer in self.newcomers.drain(..) {
             S::joined(&newcomer, balance.clock());
         }
         // Out of rotation first, then retired: whoever picks now finds the new set, and whoever
         // picked before finds its request refused unsent by the retired backend.
-        self.members.retain(|target, member| {
-            let stays = member.seen == round;
-            if !stays {
+        let left = self.members.extract_if(|_, member| member.seen != round);
+        let left: Vec<_> = left.collect();
+        for some in left.chunks(AT_A_TIME) {
+            for (target, member) in some {
                 let service = balance.telemetry.service();
                 tracing::debug!(service, %target, "endpoint has left");
                 member.candidate.backend().retire();
                 balance.part(Arc::clone(&member.candidate));
             }
-            stays
-        });
+            yield_now().await;
+        }
+        drop(left);
+        self.forget().await;
         Some(())
     }
 
     /// Arranges the members anew and publishes that.
-    fn arrange(&mut self, balance: &Balance<S>, now: Tick) {
+    async fn arrange(&mut self, balance: &Balance<S>, now: Tick) {
         let before = balance.snapshot();
         let (seats, rules) = (&self.seats, &self.rules);
         let snapshot = Snapshot::arranged(seats, rules, &before, &mut self.rng, now);
         self.spreading = snapshot.has_distances();
+        self.growing = seats.iter().any(|seat| seat.joined.is_some());
+        yield_now().await;
         // The share that may be out is that of this set from its first moment on.
         self.sweeper.sweep(&snapshot, now);
         snapshot.spread(now);
-        balance.publish(snapshot);
-        self.growing = self.seats.iter().any(|seat| seat.joined.is_some());
+        self.outdated.push(balance.publish(snapshot));
     }
 
     /// Reckons anew the shares that change by themselves.
-    fn share(&mut self) -> Option<()> {
+    async fn share(&mut self) -> Option<()> {
         let balance = self.balance.upgrade()?;
         let now = balance.now();
         if self.growing {
-            self.grow(&balance, now);
+            self.grow(&balance, now).await;
         } else {
             balance.snapshot().spread(now);
         }
@@ -270,7 +280,7 @@ where
     }
 
     /// Gives those who joined of late the share that they have by now.
-    fn grow(&mut self, balance: &Balance<S>, now: Tick) {
+    async fn grow(&mut self, balance: &Balance<S>, now: Tick) {
         let window = self.rules.slow_start;
         let growing = |joined: &Tick| newcomer::share(Some(*joined), window, now) < newcomer::WHOLE;
         for seat in &mut self.seats {
@@ -279,15 +289,15 @@ where
         for member in self.members.values_mut() {
             member.joined = member.joined.filter(growing);
         }
-        self.arrange(balance, now);
+        self.arrange(balance, now).await;
     }
 
     /// Looks at how all members fare.
-    fn sweep(&mut self) -> Option<()> {
+    async fn sweep(&mut self) -> Option<()> {
         let balance = self.balance.upgrade()?;
         let (snapshot, now) = (balance.snapshot(), balance.now());
         if self.rules.care.weighs_reports && self.loads.weigh(&snapshot, now) {
-            self.arrange(&balance, now);
+            self.arrange(&balance, now).await;
         } else {
             self.sweeper.sweep(&snapshot, now);
             snapshot.spread(now);
@@ -322,6 +332,23 @@ where
         self.gauges.tell(sample);
     }
 
+    /// Frees the snapshots that no handle has any more.
+    ///
+    /// A handle lets go of the one that it has with its next pick. From then on nobody can come by
+    /// it: a clone of a handle is the only way to one that is outdated.
+    async fn forget(&mut self) {
+        let free = |old: &mut Arc<_>| Arc::strong_count(old) == 1;
+        let outdated: Vec<_> = self.outdated.extract_if(.., free).collect();
+        for old in outdated.into_iter().filter_map(Arc::into_inner) {
+            for mut entries in old.into_entries() {
+                while !entries.is_empty() {
+                    entries.truncate(entries.len().saturating_sub(AT_A_TIME));
+                    yield_now().await;
+                }
+            }
+        }
+    }
+
     fn age(&self) -> Option<()> {
         let now = self.balance.upgrade()?.now();
         for member in self.members.values() {
@@ -337,30 +364,43 @@ where
         round: u64,
         joined: Option<Tick>,
         service: Option<&str>,
-    ) -> &Member<S> {
+    ) -> Seat<S> {
         let target = endpoint.target();
-        let member = match self.members.entry(target.clone()) {
-            hash_map::Entry::Occupied(known) => known.into_mut(),
-            hash_map::Entry::Vacant(place) => {
-                tracing::debug!(service, %target, "endpoint has joined");
-                self.next_id = self.next_id.wrapping_add(1);
-                let backend = (self.make)(target);
-                let candidate = Candidate::new(self.next_id, target.clone(), backend)
-                    .among(self.crowd.clone())
-                    .under(Arc::clone(&self.ward));
-                let candidate = Arc::new(candidate);
-                self.newcomers.push(Arc::clone(&candidate));
-                place.insert(Member {
-                    candidate,
-                    hash: hash::of_target(target),
-                    joined,
-                    seen: round,
-                })
-            }
+        if let Some(member) = self.members.get_mut(target) {
+            member.seen = round;
+            member.candidate.backend().follow(endpoint);
+            return member.seat(endpoint);
+        }
+        tracing::debug!(service, %target, "endpoint has joined");
+        self.next_id = self.next_id.wrapping_add(1);
+        let backend = (self.make)(target);
+        let candidate = Candidate::new(self.next_id, target.clone(), backend)
+            .among(self.crowd.clone())
+            .under(Arc::clone(&self.ward));
+        let candidate = Arc::new(candidate);
+        candidate.backend().follow(endpoint);
+        self.newcomers.push(Arc::clone(&candidate));
+        let member = Member {
+            candidate,
+            hash: hash::of_target(target),
+            joined,
+            seen: round,
         };
-        member.seen = round;
-        member.candidate.backend().follow(endpoint);
-        member
+        let seat = member.seat(endpoint);
+        self.members.insert(target.clone(), member);
+        seat
+    }
+}
+
+impl<S> Member<S> {
+    fn seat(&self, endpoint: &Endpoint) -> Seat<S> {
+        Seat {
+            candidate: Arc::clone(&self.candidate),
+            rank: Rank::of(endpoint),
+            weight: endpoint.weight(),
+            hash: self.hash,
+            joined: self.joined,
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) use rng::Rng;
 pub(crate) use snapshot::{Phase, Snapshot};
 pub(crate) use standing::Stage;
 pub(crate) use subset::Subset;
-pub(crate) use tick::{Clock, Tick};
+pub(crate) use tick::{Clock, Moment, Tick, Time};
 
 /// How the endpoint for a request is chosen.
 ///
@@ -213,6 +213,11 @@ impl<S: Backend> Balance<S> {
         self.clock.now()
     }
 
+    /// Now, if the pick asks for it.
+    pub(crate) fn moment(&self) -> Moment {
+        self.clock.moment()
+    }
+
     pub(crate) fn clock(&self) -> Clock {
         self.clock
     }
@@ -283,19 +288,21 @@ impl<S: Backend> Balance<S> {
 
     /// A pick off the hot path: after a wait, or after a failed attempt.
     pub(crate) fn pick(&self, rng: &mut Rng, tried: &Tried, now: Tick) -> Choice<S> {
-        choose(&self.snapshot.load(), self.policy, rng, tried, now)
+        choose(&self.snapshot.load(), self.policy, rng, tried, &now)
     }
 
-    /// Puts a new snapshot in place; only the driver does.
-    fn publish(&self, snapshot: Snapshot<S>) {
+    /// Puts a new snapshot in place, and gives the old one back; only the driver does.
+    #[must_use = "whoever drops it frees it"]
+    fn publish(&self, snapshot: Snapshot<S>) -> Arc<Snapshot<S>> {
         let phase = snapshot.phase();
-        self.snapshot.store(Arc::new(snapshot));
+        let old = self.snapshot.swap(Arc::new(snapshot));
         self.generation.fetch_add(1, Ordering::Release);
         self.phase.send_if_modified(|told| {
             let news = *told != phase;
             *told = phase;
             news
         });
+        old
     }
 
     /// Endpoints that have left and have requests under way still.
@@ -353,10 +360,18 @@ fn choose<S>(
     policy: Policy,
     rng: &mut Rng,
     tried: &Tried,
-    now: Tick,
+    now: &impl Time,
 ) -> Choice<S> {
     match pick::pick(snapshot, policy, rng, tried, now) {
-        Some(candidate) => Choice::Picked(InFlight::begin(Arc::clone(candidate), now)),
+        Some(candidate) => {
+            let candidate = Arc::clone(candidate);
+            Choice::Picked(match policy {
+                Policy::PeakEwma => InFlight::begin(candidate, now.tick()),
+                Policy::PendingRequests | Policy::RoundRobin | Policy::RingHash => {
+                    InFlight::untimed(candidate)
+                }
+            })
+        }
         None => match snapshot.phase() {
             Phase::Unknown => Choice::Unknown,
             Phase::Empty => Choice::Empty,
@@ -388,7 +403,7 @@ impl<S: Backend> Picker<S> {
         &mut self,
         balance: &Balance<S>,
         key: Option<HashKey>,
-        now: Tick,
+        now: impl Time,
     ) -> Choice<S> {
         // The snapshot is stored before its number: whoever reads the number finds the snapshot,
         // or one that is newer still.
@@ -398,6 +413,6 @@ impl<S: Backend> Picker<S> {
             self.generation = generation;
         }
         let tried = Tried::of(key);
-        choose(&self.cached, balance.policy, &mut self.rng, &tried, now)
+        choose(&self.cached, balance.policy, &mut self.rng, &tried, &now)
     }
 }

@@ -7,8 +7,8 @@ use super::candidate::Candidate;
 use super::hash::HashKey;
 use super::ring::Ring;
 use super::rng::Rng;
-use super::snapshot::{Entry, Snapshot, Tier};
-use super::tick::Tick;
+use super::snapshot::{Entry, Favoured, Snapshot, Tier};
+use super::tick::Time;
 use super::turns::Turns;
 
 /// The most endpoints that one request is tried on.
@@ -58,6 +58,10 @@ impl Tried {
         self.len
     }
 
+    fn has<S>(&self, candidate: &Candidate<S>) -> bool {
+        self.len > 0 && self.contains(candidate.id())
+    }
+
     pub(crate) fn contains(&self, id: u32) -> bool {
         self.ids.iter().take(self.len).any(|tried| *tried == id)
     }
@@ -77,23 +81,25 @@ pub(crate) fn pick<'a, S>(
     policy: Policy,
     rng: &mut Rng,
     tried: &Tried,
-    now: Tick,
+    now: impl Time,
 ) -> Option<&'a Arc<Candidate<S>>> {
     let rule = Rule {
         policy,
         median: snapshot.median(),
         heeds: !snapshot.panics(),
         tried,
-        now,
+        now: &now,
     };
-    let anybody = Rule {
-        heeds: false,
-        ..rule
-    };
-    rule.reachable(snapshot, rng)
+    // Drawn once: a second draw for those who are ejected would favour whoever is near.
+    let favoured = snapshot.favoured(tried.len(), rng);
+    rule.reachable(snapshot, favoured, rng)
         .or_else(|| {
+            let anybody = Rule {
+                heeds: false,
+                ..rule
+            };
             rule.heeds
-                .then(|| anybody.reachable(snapshot, rng))
+                .then(|| anybody.reachable(snapshot, favoured, rng))
                 .flatten()
         })
         .or_else(|| {
@@ -103,19 +109,23 @@ pub(crate) fn pick<'a, S>(
         .map(Entry::candidate)
 }
 
-#[derive(Clone, Copy)]
-struct Rule<'a> {
+struct Rule<'a, T> {
     policy: Policy,
     median: Option<f32>,
     /// Ejections count.
     heeds: bool,
     tried: &'a Tried,
-    now: Tick,
+    now: &'a T,
 }
 
-impl Rule<'_> {
-    fn reachable<'a, S>(&self, snapshot: &'a Snapshot<S>, rng: &mut Rng) -> Option<&'a Entry<S>> {
-        let mut tiers = snapshot.tiers_for(self.tried.len(), rng);
+impl<T: Time> Rule<'_, T> {
+    fn reachable<'a, S>(
+        &self,
+        snapshot: &'a Snapshot<S>,
+        favoured: Favoured<'a, S>,
+        rng: &mut Rng,
+    ) -> Option<&'a Entry<S>> {
+        let mut tiers = favoured.iter().chain(snapshot.tiers());
         tiers.find_map(|tier| {
             let favoured = match (tier.turns(), tier.ring(), self.tried.key) {
                 (Some(turns), _, _) => self.next_in_turn(tier, turns),
@@ -134,7 +144,7 @@ impl Rule<'_> {
             let second = entries.get(second).filter(|entry| self.may_take(entry));
             let better = match (first, second) {
                 // Its load says nothing of one that is to be tried: it has none.
-                (Some(due), _) | (_, Some(due)) if due.candidate().is_due(self.now) => Some(due),
+                (Some(due), _) | (_, Some(due)) if self.is_due(due) => Some(due),
                 (Some(first), Some(second)) => self.better(first, second),
                 (one, other) => one.or(other),
             };
@@ -186,7 +196,7 @@ impl Rule<'_> {
     fn least_loaded<'a, S>(&self, tier: &'a Tier<S>) -> Option<&'a Entry<S>> {
         tier.entries()
             .iter()
-            .filter(|entry| !self.tried.contains(entry.candidate().id()))
+            .filter(|entry| !self.tried.has(entry.candidate()))
             .reduce(|best, entry| {
                 if load(entry) < load(best) {
                     entry
@@ -196,17 +206,31 @@ impl Rule<'_> {
             })
     }
 
+    fn is_due<S>(&self, entry: &Entry<S>) -> bool {
+        let candidate = entry.candidate();
+        !candidate.is_plain() && candidate.is_due(self.now.tick())
+    }
+
     fn may_take<S>(&self, entry: &Entry<S>) -> bool {
         let candidate = entry.candidate();
-        !self.tried.contains(candidate.id())
-            && !candidate.is_avoided(self.now)
-            && (!self.heeds || candidate.admits(self.now))
+        if self.tried.has(candidate) {
+            return false;
+        }
+        if candidate.is_plain() {
+            return true;
+        }
+        let now = self.now.tick();
+        !candidate.is_avoided(now) && (!self.heeds || candidate.admits(now))
     }
 
     /// Takes an endpoint; a trial is for one request only.
     fn take<S>(&self, entry: &Entry<S>) -> bool {
         let candidate = entry.candidate();
-        candidate.claim(self.now) && (candidate.enter(self.now) || !self.heeds)
+        if candidate.is_plain() {
+            return true;
+        }
+        let now = self.now.tick();
+        candidate.claim(now) && (candidate.enter(now) || !self.heeds)
     }
 
     /// The one with the lower cost. The first wins a tie: it was drawn by weight, so that shares
@@ -219,7 +243,8 @@ impl Rule<'_> {
             Policy::PeakEwma => {
                 // An endpoint that has not answered yet is taken for an average one: a constant
                 // would send it everything or nothing, depending on the service.
-                let known = [first, second].map(|entry| entry.candidate().faded(self.now));
+                let now = self.now.tick();
+                let known = [first, second].map(|entry| entry.candidate().faded(now));
                 let [one, other] = known;
                 let one = one.or(self.median).or(other).unwrap_or(1.0);
                 let other = other.or(self.median).unwrap_or(one);

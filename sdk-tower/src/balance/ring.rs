@@ -5,6 +5,8 @@
 //! endpoint depend on its target and its weight alone: when one joins, it takes over the keys just
 //! before its own points and no others move.
 
+use std::collections::HashMap;
+
 use super::cuts::Cuts;
 use super::hash::mix;
 
@@ -27,10 +29,13 @@ pub(crate) struct Ring {
     points: Cuts,
     /// The place of the endpoint that each point belongs to.
     owners: Box<[u32]>,
+    /// Who takes part, for the ring that comes after this one.
+    stations: Box<[Station]>,
+    unit: u64,
 }
 
 /// What takes part in a ring.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Station {
     /// The hash of its target.
     pub(crate) hash: u64,
@@ -38,21 +43,60 @@ pub(crate) struct Station {
 }
 
 impl Ring {
-    pub(crate) fn new(stations: &[Station]) -> Self {
-        let unit = unit(stations);
-        // Point and owner in one number each: of ten thousand endpoints there are a million.
-        let mut points = Vec::new();
-        for (owner, station) in (0_u32..).zip(stations) {
-            for number in 0..count(station.weight, unit) {
-                let point = upper(mix(station.hash ^ mix(number)));
-                points.push((u64::from(point) << 32) | u64::from(owner));
+    /// The ring of these, made of the one before as far as they have stayed the same.
+    pub(crate) fn new(stations: Vec<Station>, before: Option<&Self>) -> Self {
+        let unit = unit(&stations);
+        let stay = before.and_then(|ring| Some((ring, ring.places_in(&stations, unit)?)));
+        let points = match stay {
+            Some((before, places)) => {
+                let mut is_new = vec![true; stations.len()];
+                for place in places.iter().flatten() {
+                    if let Some(is_new) = usize::try_from(*place)
+                        .ok()
+                        .and_then(|at| is_new.get_mut(at))
+                    {
+                        *is_new = false;
+                    }
+                }
+                let newcomers = points(&stations, unit, |owner| is_new.get(owner) == Some(&true));
+                merged(before.points_of(&places), newcomers)
             }
-        }
-        points.sort_unstable();
+            None => points(&stations, unit, |_| true),
+        };
         Self {
             points: Cuts::new(points.iter().copied().map(upper).collect()),
             owners: points.iter().copied().map(lower).collect(),
+            stations: stations.into(),
+            unit,
         }
+    }
+
+    /// Where each of this ring stands in another one with such points; none if so few do, or in
+    /// another order, that a new ring is made sooner than this one changed.
+    fn places_in(&self, stations: &[Station], unit: u64) -> Option<Vec<Option<u32>>> {
+        if unit != self.unit {
+            return None;
+        }
+        let places: HashMap<_, u32> = stations.iter().zip(0..).collect();
+        let places: Vec<_> = self
+            .stations
+            .iter()
+            .map(|station| places.get(station).copied())
+            .collect();
+        // Two points may be at one place; then the order of their owners decides.
+        let in_order = places.iter().flatten().is_sorted();
+        let stay = places.iter().flatten().count();
+        (in_order && stay > stations.len() / 2).then_some(places)
+    }
+
+    /// The points of those who have a place, with it.
+    fn points_of(&self, places: &[Option<u32>]) -> impl Iterator<Item = u64> {
+        let points = self.points.sorted().iter().zip(&self.owners);
+        points.filter_map(|(point, owner)| {
+            let owner = usize::try_from(*owner).ok()?;
+            let place = places.get(owner).copied().flatten()?;
+            Some(joined(*point, place))
+        })
     }
 
     /// The places of the endpoints from the owner of this key on, round the ring.
@@ -65,6 +109,39 @@ impl Ring {
         let owners = after.iter().chain(before);
         owners.filter_map(|owner| usize::try_from(*owner).ok())
     }
+}
+
+/// The points of these, in order. Point and owner are in one number each: of ten thousand
+/// endpoints there are a million.
+fn points(stations: &[Station], unit: u64, takes: impl Fn(usize) -> bool) -> Vec<u64> {
+    let mut points = Vec::new();
+    let taken = (0_u32..).zip(stations).enumerate();
+    for (_, (owner, station)) in taken.filter(|(at, _)| takes(*at)) {
+        for number in 0..count(station.weight, unit) {
+            let point = upper(mix(station.hash ^ mix(number)));
+            points.push(joined(point, owner));
+        }
+    }
+    points.sort_unstable();
+    points
+}
+
+/// Two ordered lists as one.
+fn merged(stay: impl Iterator<Item = u64>, newcomers: Vec<u64>) -> Vec<u64> {
+    let mut all = Vec::with_capacity(newcomers.len() + stay.size_hint().1.unwrap_or(0));
+    let mut newcomers = newcomers.into_iter().peekable();
+    for point in stay {
+        while let Some(newcomer) = newcomers.next_if(|newcomer| *newcomer < point) {
+            all.push(newcomer);
+        }
+        all.push(point);
+    }
+    all.extend(newcomers);
+    all
+}
+
+fn joined(point: u32, owner: u32) -> u64 {
+    (u64::from(point) << 32) | u64::from(owner)
 }
 
 fn upper(number: u64) -> u32 {
@@ -124,13 +201,17 @@ mod tests {
         HashKey::new(format!("user-{number}")).value()
     }
 
+    fn ring(stations: &[Station]) -> Ring {
+        Ring::new(stations.to_vec(), None)
+    }
+
     fn owner(ring: &Ring, key: u64) -> usize {
         ring.from(key).next().unwrap()
     }
 
     /// The hash of the owner of each key.
     fn owners(stations: &[Station]) -> Vec<u64> {
-        let ring = Ring::new(stations);
+        let ring = ring(stations);
         let owner = |number| stations[owner(&ring, key(number))].hash;
         (0..KEYS).map(owner).collect()
     }
@@ -212,14 +293,35 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_made_of_the_one_before_is_the_one_that_is_made_anew() {
+        let mut rng = super::super::rng::Rng::seeded(3);
+        let mut stations = even(0..300);
+        let mut before = ring(&stations);
+        for round in 0..60 {
+            match rng.below(4) {
+                0 => drop(stations.remove(rng.below(stations.len()))),
+                1 => stations.insert(rng.below(stations.len()), station(1_000 + round, 1)),
+                2 => stations[rng.below(200)].weight = u32::try_from(rng.below(9)).unwrap(),
+                // Beyond what is made of the ring before.
+                _ => stations.rotate_left(1),
+            }
+            let after = Ring::new(stations.clone(), Some(&before));
+            let anew = ring(&stations);
+            assert_eq!(after.points.sorted(), anew.points.sorted(), "{round}");
+            assert_eq!(after.owners, anew.owners, "{round}");
+            before = after;
+        }
+    }
+
+    #[test]
     fn the_way_round_the_ring_meets_everybody() {
         let stations = even(0..20);
-        let ring = Ring::new(&stations);
+        let ring = ring(&stations);
         for number in 0..50 {
             let met: std::collections::BTreeSet<_> = ring.from(key(number)).collect();
             assert_eq!(met.len(), 20);
         }
-        assert_eq!(Ring::new(&[]).from(key(1)).next(), None);
+        assert_eq!(Ring::new(Vec::new(), None).from(key(1)).next(), None);
     }
 
     #[test]
@@ -229,7 +331,7 @@ mod tests {
             .zip(0..)
             .map(|(weight, id)| station(id, weight))
             .collect();
-        let ring = Ring::new(&stations);
+        let ring = ring(&stations);
         assert!(ring.owners.len() < 20_000, "{}", ring.owners.len());
     }
 

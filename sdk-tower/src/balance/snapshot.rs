@@ -48,6 +48,9 @@ struct Group {
     bound: AtomicU32,
 }
 
+/// The tiers that a request begins with.
+pub(crate) type Favoured<'a, S> = &'a [Tier<S>];
+
 /// Candidates that are preferred equally.
 #[derive(Debug)]
 pub(crate) struct Tier<S> {
@@ -181,16 +184,12 @@ impl<S> Snapshot<S> {
         }
     }
 
-    /// The tiers in the order in which a request asks them.
+    /// The tiers that a request asks before all the others, nearest first.
     ///
     /// The first attempt begins with the distance that the draw says. Each attempt after that
     /// begins one distance further away, as far as there are more: where all that are near have
     /// failed at the same time, a request does not have to find that out from each of them.
-    pub(crate) fn tiers_for<'a>(
-        &'a self,
-        attempt: usize,
-        rng: &mut Rng,
-    ) -> impl Iterator<Item = &'a Tier<S>> + use<'a, S> {
+    pub(crate) fn favoured(&self, attempt: usize, rng: &mut Rng) -> Favoured<'_, S> {
         let begin = if self.has_distances() {
             match attempt {
                 0 => self.drawn(rng),
@@ -200,7 +199,7 @@ impl<S> Snapshot<S> {
             None
         };
         let favoured = begin.and_then(|group| self.tiers.get(group.tiers.clone()));
-        favoured.unwrap_or_default().iter().chain(self.tiers.iter())
+        favoured.unwrap_or_default()
     }
 
     fn drawn(&self, rng: &mut Rng) -> Option<&Group> {
@@ -236,6 +235,11 @@ impl<S> Snapshot<S> {
 
     pub(crate) fn median(&self) -> Option<f32> {
         self.median
+    }
+
+    /// The entries of each tier, to be freed little by little.
+    pub(crate) fn into_entries(self) -> impl Iterator<Item = Vec<Entry<S>>> {
+        self.tiers.into_iter().map(|tier| tier.entries.into_vec())
     }
 
     /// All entries, the preferred ones first.
@@ -296,7 +300,8 @@ impl<S> Tier<S> {
                 hash: entry.hash,
                 weight: entry.weight,
             });
-            Ring::new(&stations.collect::<Vec<_>>())
+            let before = before.and_then(|tier| tier.ring.as_ref());
+            Ring::new(stations.collect(), before)
         });
         Self {
             rank,
@@ -428,8 +433,12 @@ fn median<'a, S: 'a>(
         .filter(|candidate| candidate.estimate().is_some_and(|e| !e.is_penalty()))
         .filter_map(|candidate| candidate.faded(now))
         .collect();
-    known.sort_by(f32::total_cmp);
-    known.get(known.len() / 2).copied()
+    if known.is_empty() {
+        return None;
+    }
+    let half = known.len() / 2;
+    let (_, middle, _) = known.select_nth_unstable_by(half, f32::total_cmp);
+    Some(*middle)
 }
 
 #[cfg(test)]

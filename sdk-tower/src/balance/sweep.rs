@@ -99,8 +99,26 @@ impl Sweeper {
         if ids().eq(self.records.iter().map(|record| record.id)) {
             return;
         }
-        let records = std::mem::take(&mut self.records).into_iter();
-        let mut known: HashMap<u32, Record> = records.map(|record| (record.id, record)).collect();
+        let last = self.records.iter().map(|record| record.id).max();
+        let mut records = std::mem::take(&mut self.records).into_iter();
+        // Mostly few come and go, and the others keep their order: then there is little in here.
+        let mut passed: HashMap<u32, Record> = HashMap::new();
+        let mut known = |id| {
+            // Numbers are given out in order.
+            if last.is_none_or(|last| id > last) {
+                return None;
+            }
+            if let Some(record) = passed.remove(&id) {
+                return Some(record);
+            }
+            for record in records.by_ref() {
+                if record.id == id {
+                    return Some(record);
+                }
+                passed.insert(record.id, record);
+            }
+            None
+        };
         self.records = snapshot
             .entries()
             .map(|entry| {
@@ -112,7 +130,7 @@ impl Sweeper {
                     passed: 0,
                     stood: Standing::default(),
                 };
-                known.remove(&candidate.id()).unwrap_or_else(new)
+                known(candidate.id()).unwrap_or_else(new)
             })
             .collect();
     }

@@ -1,5 +1,6 @@
 //! Time in a form that fits beside a number in one atomic word.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,9 +15,55 @@ pub(crate) struct Clock(Instant);
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Tick(u32);
 
+/// When a rule is asked; most of the time it need not know.
+pub(crate) trait Time {
+    fn tick(&self) -> Tick;
+}
+
+impl Time for Tick {
+    fn tick(&self) -> Tick {
+        *self
+    }
+}
+
+impl<T: Time> Time for &T {
+    fn tick(&self) -> Tick {
+        (*self).tick()
+    }
+}
+
+/// The time at which somebody asked for it first: to read a clock costs as much as all the rest
+/// of a pick.
+#[derive(Debug)]
+pub(crate) struct Moment {
+    clock: Clock,
+    read: Cell<Option<Tick>>,
+}
+
+impl Time for Moment {
+    fn tick(&self) -> Tick {
+        match self.read.get() {
+            Some(tick) => tick,
+            None => {
+                let tick = self.clock.now();
+                self.read.set(Some(tick));
+                tick
+            }
+        }
+    }
+}
+
 impl Clock {
     pub(crate) fn start() -> Self {
         Self(Instant::now())
+    }
+
+    /// Now, if anybody asks.
+    pub(crate) fn moment(self) -> Moment {
+        Moment {
+            clock: self,
+            read: Cell::new(None),
+        }
     }
 
     pub(crate) fn age(self) -> Duration {
@@ -86,5 +133,14 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1500)).await;
         assert_eq!(clock.now(), Tick(1500));
         assert_eq!(clock.age(), Duration::from_millis(1500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_is_read_once_and_when_it_is_asked_for() {
+        let moment = Clock::start().moment();
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert_eq!(moment.tick(), Tick(20));
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert_eq!(moment.tick(), Tick(20));
     }
 }

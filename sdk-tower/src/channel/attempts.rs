@@ -103,7 +103,7 @@ impl Attempts {
             Entry::Open(place) => {
                 self.place = place;
                 let balance = &self.core.balance;
-                let choice = picker.pick(balance, self.key, balance.now());
+                let choice = picker.pick(balance, self.key, balance.moment());
                 self.follow(choice)
             }
             Entry::Full => {

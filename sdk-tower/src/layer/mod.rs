@@ -198,7 +198,7 @@ where
         match &mut self.handle {
             Ok(handle) => {
                 let balance = handle.rotation.balance();
-                let choice = handle.picker.pick(balance, None, balance.now());
+                let choice = handle.picker.pick(balance, None, balance.moment());
                 ResponseFuture::new(Arc::clone(&handle.rotation), request, classify, choice)
             }
             Err(broken) => ResponseFuture::failed(copy(broken), classify),

@@ -143,7 +143,7 @@ async fn a_new_weight_makes_no_new_backend() {
     tell.send(heavier.into_iter().collect()).unwrap();
     let weight = || balance.snapshot().entries().next().unwrap().weight();
     while weight() != 7 {
-        tokio::task::yield_now().await;
+        yield_now().await;
     }
     assert_eq!(log.made(), [1, 2]);
     assert!(log.retired().is_empty());
@@ -360,7 +360,7 @@ async fn an_endpoint_that_fails_is_ejected_before_the_next_sweep_and_comes_back(
         bad.failed(balance.now());
     }
     while !bad.standing().is_out() {
-        tokio::task::yield_now().await;
+        yield_now().await;
     }
     assert_eq!(begun.elapsed(), Duration::ZERO);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -386,7 +386,7 @@ async fn an_endpoint_that_left_is_known_until_its_requests_have_ended() {
         ports.collect::<Vec<_>>()
     };
     while ports().is_empty() {
-        tokio::task::yield_now().await;
+        yield_now().await;
     }
     assert_eq!(ports(), [1]);
     let left = Arc::downgrade(&flight);
@@ -425,7 +425,7 @@ async fn by_default_endpoints_leave_however_many_they_are() {
     known(&balance, &[1, 2, 3, 4]).await;
     tell.send(set(&[4])).unwrap();
     known(&balance, &[4]).await;
-    tokio::task::yield_now().await;
+    yield_now().await;
     assert_eq!(log.retired(), [1, 2, 3]);
 }
 

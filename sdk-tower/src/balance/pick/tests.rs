@@ -6,6 +6,7 @@ use crate::balance::InFlight;
 use crate::balance::snapshot::Seat;
 use crate::endpoint::Endpoint;
 
+use super::super::tick::Tick;
 use super::*;
 
 mod distribution;

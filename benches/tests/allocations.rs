@@ -1,0 +1,85 @@
+//! What a pick with its accounting allocates: nothing. The only test of its program, because the
+//! allocator counts for all threads.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::{Ready, poll_fn, ready};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::Empty;
+use lictor_benches::usage::{Allocations, CountingAllocator, counting_allocator};
+use lictor_tower::channel::{Channel, HashKey, Policy};
+use lictor_tower::endpoint::Endpoint;
+use lictor_tower::layer::Builder;
+use lictor_tower::source;
+use tower_service::Service;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = counting_allocator();
+
+#[derive(Clone)]
+struct Echo;
+
+impl Service<u32> for Echo {
+    type Response = u32;
+    type Error = Infallible;
+    type Future = Ready<Result<u32, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, question: u32) -> Self::Future {
+        ready(Ok(question))
+    }
+}
+
+fn endpoints(count: u32) -> Result<Vec<Endpoint>, Box<dyn Error>> {
+    let targets = (0..count).map(|at| format!("127.{}.{}.1:80", at / 250, at % 250));
+    targets
+        .map(|target| Ok(Endpoint::new(target.parse()?)))
+        .collect()
+}
+
+// One thread, and requests that never wait: nobody else allocates meanwhile.
+#[tokio::test]
+async fn a_pick_with_its_accounting_allocates_nothing() -> Result<(), Box<dyn Error>> {
+    const REQUESTS: u32 = 10_000;
+    for count in [1, 10, 10_000] {
+        for policy in [
+            Policy::PeakEwma,
+            Policy::PendingRequests,
+            Policy::RoundRobin,
+        ] {
+            let source = source::fixed(endpoints(count)?);
+            let mut balanced = Builder::new(source).policy(policy).build(|_| Echo)?;
+            balanced.wait_ready().await?;
+            let before = Allocations::read();
+            for question in 0..REQUESTS {
+                poll_fn(|cx| Service::<u32>::poll_ready(&mut balanced, cx)).await?;
+                assert_eq!(balanced.call(question).await?, question);
+            }
+            let allocated = Allocations::read().since(before);
+            assert_eq!(allocated.count, 0, "{policy:?} over {count}: {allocated:?}");
+        }
+
+        let mut channel = Channel::from_source(source::fixed(endpoints(count)?))
+            .policy(Policy::RingHash)
+            .hash_by(|parts| Some(HashKey::new(parts.uri.path())))
+            .host("web")
+            .build()?;
+        channel.wait_ready().await?;
+        let before = Allocations::read();
+        for _ in 0..REQUESTS {
+            let mut request = Request::new(Empty::<Bytes>::new());
+            *request.uri_mut() = Uri::from_static("/hello");
+            // It picks when it is called, and sends nothing before it is polled.
+            drop(channel.call(request));
+        }
+        let allocated = Allocations::read().since(before);
+        assert_eq!(allocated.count, 0, "by a key over {count}: {allocated:?}");
+    }
+    Ok(())
+}
