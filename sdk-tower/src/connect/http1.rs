@@ -58,6 +58,11 @@ impl Http1 {
         self.used
     }
 
+    /// It lies idle from now on: whoever takes it finds one that stood before.
+    pub(super) fn rest(&mut self) {
+        self.used = true;
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready()
     }

@@ -84,6 +84,11 @@ impl Connection {
         self.sender.is_closed()
     }
 
+    /// It lies idle from now on: whoever takes it finds one that stood before.
+    pub(super) fn rest(&mut self) {
+        self.used = true;
+    }
+
     pub(super) fn stream(&mut self) -> Http2 {
         Http2 {
             sender: self.sender.clone(),

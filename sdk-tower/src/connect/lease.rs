@@ -178,7 +178,7 @@ impl Lease {
             };
             SendFailed {
                 unsent: failed.take_message(),
-                fault: Fault::of(ended.as_deref().unwrap_or(failed.error())),
+                fault: Fault::of(ended.as_deref().unwrap_or_else(|| failed.error())),
                 error: Failure {
                     error: failed.into_error(),
                     ended,

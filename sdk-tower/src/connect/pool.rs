@@ -360,6 +360,7 @@ impl State {
             for waiter in self.waiters.drain(..) {
                 waiter.deliver.send(Ok(Lease::Http2(shared.stream()))).ok();
             }
+            shared.rest();
         }
         surplus
     }
@@ -486,7 +487,8 @@ impl Shared {
         connection.aged = state.age;
         connection.turn = state.next_turn();
         match state.deliver(Lease::Http1(connection), fresh)? {
-            Lease::Http1(connection) if state.idle.len() < self.settings.most_idle => {
+            Lease::Http1(mut connection) if state.idle.len() < self.settings.most_idle => {
+                connection.rest();
                 state.idle.push(connection);
                 None
             }

@@ -192,26 +192,26 @@ async fn a_line_at_an_endpoint_that_leaves_or_breaks_goes_elsewhere() {
     let channel = bounded(1)(Channel::from_source(told)).build().unwrap();
     channel.wait_ready().await.unwrap();
     let _held = channel.request(get("/stream")).await.unwrap();
-    let waiting = tokio::spawn({
-        let channel = channel.clone();
-        async move { who(&channel).await }
-    });
+    let mut calls = JoinSet::new();
+    let calling = channel.clone();
+    calls.spawn(async move { who(&calling).await });
     eventually("it stands in line", || in_flight(&channel) == 2).await;
     registry.tell(&[&other.target]);
-    assert_eq!(waiting.await.unwrap(), other.port());
+    assert_eq!(calls.join_next().await.unwrap().unwrap(), other.port());
 
     // Now the server dies under somebody in line.
-    let held = tokio::spawn(channel.request(get("/slow")));
+    let mut calls = JoinSet::new();
+    calls.spawn(channel.request(get("/slow")));
     eventually("it is sent", || other.seen.requests() == 2).await;
-    let waiting = tokio::spawn({
-        let channel = channel.clone();
-        async move { channel.request(get("/")).await.map(drop) }
-    });
+    calls.spawn(channel.request(get("/")));
     eventually("it stands in line", || in_flight(&channel) == 3).await;
     drop(other);
-    held.await.unwrap().unwrap_err();
-    let error = waiting.await.unwrap().unwrap_err();
-    assert!(error.is_connect(), "{error}");
+    // The one that was sent, and the one in line.
+    let errors = calls.join_all().await.into_iter();
+    let errors: Vec<_> = errors.map(|ended| ended.unwrap_err()).collect();
+    let in_line: Vec<_> = errors.iter().filter(|error| !error.was_sent()).collect();
+    assert_eq!((errors.len(), in_line.len()), (2, 1), "{errors:?}");
+    assert!(in_line[0].is_connect(), "{}", in_line[0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,6 +266,33 @@ async fn a_shared_connection_past_its_age_takes_no_request_and_finishes_its_own(
     assert_eq!(text(long).await, "tail");
     eventually("nothing holds it", || server.seen.open() == 0).await;
     assert_eq!(in_flight(&channel), 0);
+}
+
+#[tokio::test]
+async fn no_more_idle_connections_are_kept_than_may_be_and_none_for_longer_than_it_may() {
+    let server = Server::start().await;
+    let (_registry, channel) = channel_with(&[&server], |builder| {
+        builder.max_idle_per_endpoint(2).idle_timeout(ms(400))
+    });
+    channel.wait_ready().await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(channel.request(get("/stream")).await.unwrap());
+    }
+    server.seen.gate.add_permits(8);
+    for response in held {
+        assert_eq!(text(response).await, "headtail");
+    }
+    let idle_since = Instant::now();
+    eventually("two are kept", || server.seen.open() == 2).await;
+    eventually("none is kept", || server.seen.open() == 0).await;
+    // Between three quarters of the time and the whole, and later where the machine is busy.
+    assert!(
+        idle_since.elapsed() >= ms(300) - ms(10),
+        "{:?}",
+        idle_since.elapsed()
+    );
+    assert_eq!(server.seen.accepted(), 8);
 }
 
 #[tokio::test]
@@ -338,7 +365,8 @@ async fn a_connection_is_opened_in_advance_to_many_and_each_once() {
 
 #[tokio::test]
 async fn options_that_cannot_work_are_refused_with_what_would() {
-    let cases: [(fn(Builder<Told>) -> Builder<Told>, &str); 4] = [
+    type Change = fn(Builder<Told>) -> Builder<Told>;
+    let cases: [(Change, &str); 4] = [
         (
             |builder| builder.max_connections_per_endpoint(0),
             "max_connections_per_endpoint is 0; give 1 or more",
