@@ -119,11 +119,13 @@ impl<T: Watched> Engine<T> {
     async fn ask_forever(&mut self) {
         loop {
             tokio::time::sleep_until(self.pace.take(Instant::now())).await;
+            let asked_at = Instant::now();
             if let Err(err) = self.ask().await {
                 let most = longest_pause(err.kind());
                 self.failed(err);
                 let delay = self.backoff.next_within(most, rand::rng().random());
-                tokio::time::sleep(delay).await;
+                // A query that hung until its deadline has paused for long enough.
+                tokio::time::sleep_until(asked_at + delay).await;
             }
         }
     }
