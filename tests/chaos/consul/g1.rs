@@ -7,6 +7,7 @@ use lictor_tower::channel::{Channel, EndpointState};
 use lictor_tower::retry::RetryPolicy;
 use support::consul::Agent;
 use support::{eventually, is_long, length};
+use tokio::time::sleep;
 
 use crate::load::{Kind, Load};
 use crate::stage::{SOON, Stage, rate, status, tell};
@@ -26,6 +27,8 @@ async fn restart_all(
         for at in 0..stage.instances.len() {
             stop(at, stage).await;
             stage.instances[at].start_again().await;
+            // Thirty restarts a second would be a test of the machine.
+            sleep(Duration::from_millis(100)).await;
         }
         rounds += 1;
     }
