@@ -98,11 +98,23 @@ mod embedded {
         .enumerate()
         {
             agent.inject(fault.clone().under("/v1/health/service/g7"));
-            // A change ends the query that waits, and the next one meets the fault.
+            // A change ends the query that waits, and the next one meets the fault: when it
+            // arrives, or when the next change has it answered.
             let other = Backend::start(&format!("other-{number}")).await.unwrap();
-            register(&lab, "g7", &other).await;
-            let is_stale = || matches!(watch.status(), watch::Status::Stale(_));
-            eventually(PATIENCE, async || is_stale()).await;
+            let mut change = 0;
+            eventually(PATIENCE, async || {
+                change += 1;
+                let definition = json!({
+                    "Name": "g7",
+                    "ID": other.name(),
+                    "Tags": [change.to_string()],
+                    "Address": "127.0.0.1",
+                    "Port": other.addr().port(),
+                });
+                put(&lab, "/v1/agent/service/register", definition.to_string()).await;
+                matches!(watch.status(), watch::Status::Stale(_))
+            })
+            .await;
             for _ in 0..20 {
                 call(&channel).await.unwrap();
             }
