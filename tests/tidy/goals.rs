@@ -55,7 +55,9 @@ pub(crate) fn goals_are_shown(list: &str, files: &[File]) -> Vec<String> {
 /// The names of all functions that are named after a goal.
 fn tests(files: &[File]) -> BTreeSet<String> {
     // Those in the tests of this rule are none.
-    let files = files.iter().filter(|file| !file.path.starts_with("tests/tidy/"));
+    let files = files
+        .iter()
+        .filter(|file| !file.path.starts_with("tests/tidy/"));
     let lines = files.flat_map(|file| file.text.lines());
     lines
         .filter_map(|line| line.split_once("fn g")?.1.split_once('('))
@@ -90,7 +92,10 @@ mod tests {
     #[test]
     fn what_is_missing_is_found() {
         let files = [
-            file("sdk-tower/tests/a.rs", "async fn g1_holds() {}\nfn g2_more() {}"),
+            file(
+                "sdk-tower/tests/a.rs",
+                "async fn g1_holds() {}\nfn g2_more() {}",
+            ),
             file("benches/src/balancing/mod.rs", "\"calls\""),
         ];
         let list = "\
