@@ -5,16 +5,24 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
 use lictor::api::health::{ServiceEntry, Status as Health};
 use lictor::ident::Datacenter;
 use lictor::watch::{self, Watch};
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
 
 use super::place::{Nearness, Place};
 use super::{Source, Status};
 use crate::endpoint::{Endpoint, EndpointSet, Host, Target, farthest};
 use crate::error::Error;
+
+/// How long an answer without instances is not believed.
+const GRACE: Duration = Duration::from_secs(1);
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// Endpoints from a watch of a service's health.
 ///
@@ -35,9 +43,10 @@ use crate::error::Error;
 /// leave warning instances out, watch `.passing()`; to choose by tag, datacenter or filter, say so
 /// in the watch as well.
 ///
-/// A failure of Consul leaves the last set in force, see [`Source::status`]. An answer without
-/// instances is believed at once. Mind that Consul also answers so when the token may not read the
-/// service.
+/// A failure of Consul leaves the last set in force, see [`Source::status`]. An answer without any
+/// instance, where there were some, is believed after a [`grace`](Self::grace) period: a Consul that
+/// has lost its data says so until its services are back. Mind that Consul also answers so when
+/// the token may not read the service.
 ///
 /// # Cancel safety
 ///
@@ -66,6 +75,9 @@ pub struct HealthSource {
     skipped: usize,
     /// If a smaller share of the instances is well, those that are critical are told, too.
     least_well: f64,
+    /// How long an answer without instances is not believed, and until when the present one is not.
+    grace: Duration,
+    doubt: Option<Pin<Box<Sleep>>>,
     /// A stream that has ended must not be polled again.
     ended: bool,
 }
@@ -81,6 +93,8 @@ impl HealthSource {
             told: None,
             skipped: 0,
             least_well: 0.0,
+            grace: GRACE,
+            doubt: None,
             ended: false,
         }
     }
@@ -153,6 +167,46 @@ impl HealthSource {
     pub fn tell_nodes(mut self) -> Self {
         self.tells_nodes = true;
         self
+    }
+
+    /// Sets how long instances stay in force after an answer that lists none at all.
+    ///
+    /// A registration that heals itself is back within a fraction of a second after the agent has
+    /// lost it, and calls need not fail meanwhile. Who listed instances before and lists none for so
+    /// long is believed; instances that are listed and critical are believed to be at once. 0 to
+    /// one day, what is above counts as a day; default 1 s. With 0 the first answer is believed.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace.min(DAY);
+        self
+    }
+
+    /// Whether an answer is to be doubted: it lists nobody, and somebody was there.
+    fn is_doubtful(&self, listed: usize) -> bool {
+        let had = self.told.as_ref().is_some_and(|told| !told.is_empty());
+        // Outside of a runtime there is no clock to wait by.
+        had && listed == 0 && !self.grace.is_zero() && Handle::try_current().is_ok()
+    }
+
+    /// Tells a set, if it is another than the one before.
+    fn tell(&mut self, set: EndpointSet, listed: usize) -> Option<EndpointSet> {
+        self.doubt = None;
+        // What changed may not matter for calls: the output of a check, a tag.
+        if self.told.as_ref() == Some(&set) {
+            return None;
+        }
+        if set.is_empty() {
+            // Consul tells nothing of what the token may not read.
+            tracing::warn!(
+                listed,
+                not_to_be_called = self.skipped,
+                "no endpoints: the instances that Consul lists are critical or cannot \
+                 be called; if it lists none, the name may be wrong, or the token \
+                 may not read the service"
+            );
+        }
+        self.told = Some(set.clone());
+        Some(set)
     }
 
     /// The endpoints of these instances, those that were told before shared with that set.
@@ -241,23 +295,23 @@ impl Stream for HealthSource {
                 Poll::Ready(None) => this.ended = true,
                 Poll::Ready(Some(snapshot)) => {
                     let set = this.read(&snapshot);
-                    // What changed may not matter for calls: the output of a check, a tag.
-                    if this.told.as_ref() != Some(&set) {
-                        if set.is_empty() {
-                            // Consul tells nothing of what the token may not read.
-                            tracing::warn!(
-                                listed = snapshot.len(),
-                                not_to_be_called = this.skipped,
-                                "no endpoints: the instances that Consul lists are critical or cannot \
-                                 be called; if it lists none, the name may be wrong, or the token \
-                                 may not read the service"
-                            );
-                        }
-                        this.told = Some(set.clone());
+                    if this.is_doubtful(snapshot.len()) {
+                        let over = || Box::pin(sleep(this.grace));
+                        this.doubt.get_or_insert_with(over);
+                    } else if let Some(set) = this.tell(set, snapshot.len()) {
                         return Poll::Ready(Some(set));
                     }
                 }
             }
+        }
+        if this.ended {
+            this.doubt = None;
+        }
+        let doubt = this.doubt.as_mut();
+        if doubt.is_some_and(|doubt| doubt.as_mut().poll(cx).is_ready())
+            && let Some(set) = this.tell(EndpointSet::empty(), 0)
+        {
+            return Poll::Ready(Some(set));
         }
         // A watch only ends with the runtime it runs in; the last set stays in force.
         Poll::Pending

@@ -94,3 +94,106 @@ fn a_critical_instance_is_a_last_resort_and_one_in_maintenance_is_none() {
     assert_eq!(with(Health::Maintenance, 80), None);
     assert_eq!(with(Health::Unknown, 80), None);
 }
+
+mod grace {
+    use std::future::poll_fn;
+
+    use lictor::Client;
+    use lictor::api::agent::{CheckDefinition, ServiceDefinition};
+    use lictor::embedded::Agent;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    async fn next(source: &mut HealthSource) -> Vec<u16> {
+        let set = poll_fn(|cx| Pin::new(&mut *source).poll_next(cx));
+        let set = timeout(Duration::from_secs(60), set)
+            .await
+            .unwrap()
+            .unwrap();
+        set.iter()
+            .map(|endpoint| endpoint.target().port())
+            .collect()
+    }
+
+    fn web(status: Health) -> ServiceDefinition {
+        let check = CheckDefinition::ttl(Duration::from_secs(600)).status(status);
+        let web = ServiceDefinition::new("web")
+            .id("web-1")
+            .address("10.0.0.1");
+        web.port(80).check(check)
+    }
+
+    async fn known() -> (Agent, Client, HealthSource) {
+        let agent = Agent::in_memory();
+        let client = Client::builder().transport(agent.clone()).build().unwrap();
+        client
+            .agent()
+            .register(&web(Health::Passing))
+            .await
+            .unwrap();
+        let watch = client.health().service("web").watch().unwrap();
+        let mut source = HealthSource::new(watch);
+        assert_eq!(next(&mut source).await, [80]);
+        (agent, client, source)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_without_instances_is_believed_after_the_grace() {
+        for grace in [0, 1_000, 30_000].map(Duration::from_millis) {
+            let (_agent, client, source) = known().await;
+            let mut source = source.grace(grace);
+            let start = Instant::now();
+            client.agent().deregister("web-1").await.unwrap();
+            assert!(next(&mut source).await.is_empty());
+            let late = start.elapsed().saturating_sub(grace);
+            assert!(
+                start.elapsed() >= grace && late < Duration::from_millis(200),
+                "{late:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn instances_that_are_back_within_the_grace_were_never_gone() {
+        let (_agent, client, mut source) = known().await;
+        client.agent().deregister("web-1").await.unwrap();
+        assert!(
+            timeout(Duration::from_millis(600), next(&mut source))
+                .await
+                .is_err()
+        );
+        client
+            .agent()
+            .register(&web(Health::Passing))
+            .await
+            .unwrap();
+        assert!(
+            timeout(Duration::from_secs(30), next(&mut source))
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_that_is_listed_as_critical_is_believed_at_once() {
+        let (_agent, client, mut source) = known().await;
+        let start = Instant::now();
+        let check = client
+            .agent()
+            .update_check("service:web-1", Health::Critical, "no disk");
+        check.await.unwrap();
+        assert!(next(&mut source).await.is_empty());
+        assert!(start.elapsed() < Duration::from_millis(500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_never_had_anybody_is_empty_at_once() {
+        let agent = Agent::in_memory();
+        let client = Client::builder().transport(agent.clone()).build().unwrap();
+        let start = Instant::now();
+        let watch = client.health().service("nobody").watch().unwrap();
+        assert!(next(&mut HealthSource::new(watch)).await.is_empty());
+        assert!(start.elapsed() < Duration::from_millis(500));
+    }
+}
