@@ -86,6 +86,10 @@ impl Settings {
         }
     }
 
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(clippy::unused_self, reason = "without TLS nothing is secured")
+    )]
     fn is_secured(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();

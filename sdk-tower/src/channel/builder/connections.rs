@@ -65,6 +65,10 @@ impl Connections {
         }
     }
 
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(clippy::unused_self, reason = "without TLS nothing is secured")
+    )]
     pub(super) fn is_secured(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();
