@@ -88,7 +88,10 @@ mod tests {
     #[test]
     fn what_is_missing_is_found() {
         let files = [
-            file("sdk-tower/tests/a.rs", "async fn g1_holds() {}\nfn g2_more() {}"),
+            file(
+                "sdk-tower/tests/a.rs",
+                "async fn g1_holds() {}\nfn g2_more() {}",
+            ),
             file("benches/src/balancing/mod.rs", "\"calls\""),
         ];
         let list = "\

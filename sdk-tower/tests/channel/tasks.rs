@@ -60,7 +60,11 @@ fn g20_a_channel_runs_one_task_and_one_for_each_connection_and_none_for_a_reques
 
         at_once(&channel, 64).await;
         let opened: u32 = servers.iter().map(|server| server.seen.accepted()).sum();
-        assert!(tasks() <= before + 1 + opened as usize, "{} {opened}", tasks());
+        assert!(
+            tasks() <= before + 1 + opened as usize,
+            "{} {opened}",
+            tasks()
+        );
         assert_eq!(in_flight(&channel), 0);
 
         // Nothing that ends with the channel waits for a time to pass or for an answer to come.
