@@ -373,7 +373,9 @@ mod consul {
         };
         runtime.block_on(inside());
 
-        let outside = runtime.block_on(client.register(web("web-2"))).unwrap();
+        let outside = runtime
+            .block_on(client.register(web("web-2")).send())
+            .unwrap();
         drop(outside);
         runtime.block_on(eventually(PATIENCE, async || {
             !on_agent(&client, "web-2").await

@@ -109,7 +109,7 @@ fn all_futures_can_be_spawned() {
     sent(client.session().list().send());
     sent(client.txn().kv(txn::KvOp::get("a")).send());
     sent(client.txn().into_future());
-    sent(client.register(ServiceDefinition::new("web")));
+    sent(client.register(ServiceDefinition::new("web")).send());
     fn of_watch(watch: &mut Watch<kv::Pair>) {
         sent(watch.changed());
         sent(watch.status_changed());

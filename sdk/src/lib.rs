@@ -32,6 +32,8 @@
 //! | I want to | use |
 //! |---|---|
 //! | announce a service, report its health, leave cleanly | [`Client::register`], [`registration`] |
+//! | take name, tags and checks from the environment of a container | [`environment`] |
+//! | have its health found out, by closures or Nagios plug-ins | [`probe`] |
 //! | follow services, checks, nodes or keys | [`watch`]: any read of [`api`] and `.watch()` |
 //! | ask or change something once | [`api`]: [`Client::kv`], [`Client::health`], [`Client::catalog`], [`Client::agent`], [`Client::status`], [`Client::session`], [`Client::txn`], [`Client::raw`] |
 //! | hold a lock, or one of several places | [`Client::lock`], [`Client::semaphore`], [`coordination`] |
@@ -116,6 +118,12 @@ pub mod client;
 
 // Consul's HTTP API: one file per endpoint family, one request per call.
 pub mod api;
+
+// What the environment says of the services of this process.
+pub mod environment;
+
+// What a service finds out about its own health.
+pub mod probe;
 
 // Long-lived behaviour built on the API.
 pub mod watch;

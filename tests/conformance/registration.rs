@@ -1,11 +1,14 @@
 //! Registrations that keep themselves: what the catalog shows of them.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lictor::Client;
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
 use lictor::api::health::Status;
+use lictor::probe::{Health, Probe};
 use lictor::registration::State;
 use support::{eventually, eventually_some};
 use tokio::time::timeout;
@@ -26,6 +29,7 @@ on_both_agents![
     maintenance_lasts_through_updates_and_ends,
     what_an_earlier_incarnation_left_behind_is_replaced,
     a_dropped_register_leaves_nothing,
+    what_probes_find_is_what_the_catalog_shows,
 ];
 
 const SOON: Duration = Duration::from_secs(30);
@@ -233,4 +237,36 @@ async fn a_dropped_register_leaves_nothing(agent: &TestAgent) {
     for name in &names {
         assert!(!in_catalog(&client, name).await, "{name}");
     }
+}
+
+async fn what_probes_find_is_what_the_catalog_shows(agent: &TestAgent) {
+    let (client, name) = (agent.client(), agent.name("web"));
+    let full = Arc::new(AtomicBool::new(true));
+    let looked = Arc::clone(&full);
+    let disk = Probe::new("disk", move || {
+        let full = looked.load(Ordering::SeqCst);
+        async move {
+            if full {
+                Health::critical("full")
+            } else {
+                Health::passing("")
+            }
+        }
+    })
+    .interval(Duration::from_millis(50));
+    let registration = client.register(web(&name)).probe(disk).await.unwrap();
+    assert!(routable(&client, &name).await.is_empty());
+    // The agent has the text at once; the catalog, because the status is what it was, minutes later.
+    let checks = client.agent().checks().await.unwrap();
+    let own = checks
+        .iter()
+        .find(|(_, check)| check.service_name().is_some_and(|n| *n == *name));
+    assert_eq!(own.unwrap().1.output(), "disk (critical): full");
+    for _ in 0..3 {
+        full.store(false, Ordering::SeqCst);
+        eventually(SOON, async || routable(&client, &name).await == [8080]).await;
+        full.store(true, Ordering::SeqCst);
+        eventually(SOON, async || routable(&client, &name).await.is_empty()).await;
+    }
+    registration.close().await.unwrap();
 }

@@ -30,6 +30,7 @@ cases![
     "Builder::start" => agent_of_builder,
     "Agent::stop" => agent_stopped,
     "ResponseFuture::poll" => response,
+    "Client::local_ip" => local_ip,
 ];
 
 async fn about(stage: &mut Stage) -> Subject {
@@ -139,4 +140,9 @@ async fn response(stage: &mut Stage) -> Subject {
         drop(agent.call(request).await);
         Ok(())
     })
+}
+
+async fn local_ip(stage: &mut Stage) -> Subject {
+    let client = stage.client.clone();
+    Box::pin(async move { client.local_ip().await.map(drop) })
 }

@@ -1,8 +1,10 @@
+use std::future::IntoFuture;
 use std::time::Duration;
 
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
 use lictor::api::health::Status;
 use lictor::embedded::Fault;
+use lictor::probe::Probe;
 use lictor::registration::{Registration, State};
 use tokio::time::sleep;
 use tokio_stream::StreamExt;
@@ -10,9 +12,11 @@ use tokio_stream::StreamExt;
 use crate::stage::{Stage, Subject, cases};
 
 cases![
-    "Client::register" => register,
-    "Client::register: without a check" => register_plain,
-    "Client::register: the answer is lost" => register_unanswered,
+    "Register::send" => register,
+    "Register::send: with a probe" => register_probed,
+    "Register::into_future" => register_awaited,
+    "Register::send: without a check" => register_plain,
+    "Register::send: the answer is lost" => register_unanswered,
     "Registration::set_status" => set_status,
     "Registration::update" => update,
     "Registration::set_tags" => set_tags,
@@ -38,7 +42,25 @@ async fn registered(stage: &Stage) -> Registration {
 
 async fn register(stage: &mut Stage) -> Subject {
     let client = stage.client.clone();
-    Box::pin(async move { client.register(definition()).await.map(drop) })
+    Box::pin(async move { client.register(definition()).send().await.map(drop) })
+}
+
+async fn register_awaited(stage: &mut Stage) -> Subject {
+    let client = stage.client.clone();
+    Box::pin(async move { client.register(definition()).into_future().await.map(drop) })
+}
+
+async fn register_probed(stage: &mut Stage) -> Subject {
+    let client = stage.client.clone();
+    let probe = Probe::new("slow", || sleep(Duration::from_millis(5)));
+    Box::pin(async move {
+        client
+            .register(definition())
+            .probe(probe)
+            .send()
+            .await
+            .map(drop)
+    })
 }
 
 async fn register_plain(stage: &mut Stage) -> Subject {

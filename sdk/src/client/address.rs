@@ -16,6 +16,8 @@ const DEFAULT_PORT: u16 = 8500;
 pub(super) struct Address {
     scheme: Scheme,
     authority: Authority,
+    /// Where to connect to; the host of the authority may be the name that TLS expects.
+    host: String,
     /// Empty, or begins with `/` and does not end with one.
     prefix: String,
     socket: Option<PathBuf>,
@@ -39,6 +41,7 @@ impl Address {
             return Ok(Self {
                 scheme: Scheme::HTTP,
                 authority: Authority::from_static("localhost"),
+                host: "localhost".to_owned(),
                 prefix: String::new(),
                 socket: Some(PathBuf::from(path)),
             });
@@ -91,6 +94,7 @@ impl Address {
         }
         Ok(Self {
             scheme,
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
             authority,
             prefix,
             socket: None,
@@ -122,8 +126,14 @@ impl Address {
         self.scheme == Scheme::HTTPS
     }
 
+    /// Where to connect to, an IPv6 address without its brackets.
     pub(super) fn host(&self) -> &str {
-        self.authority.host()
+        &self.host
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        let of_scheme = if self.is_tls() { 443 } else { 80 };
+        self.authority.port_u16().unwrap_or(of_scheme)
     }
 
     pub(super) fn socket(&self) -> Option<&Path> {

@@ -216,7 +216,7 @@ impl Builder {
         let transport = match self.transport {
             Some(transport) => transport,
             None => {
-                let host = address.host().trim_matches(['[', ']']).to_owned();
+                let host = address.host().to_owned();
                 if let (true, Some(name)) = (address.is_tls(), self.tls.name()) {
                     address = address.named(name)?;
                 }

@@ -7,6 +7,7 @@ mod address;
 mod builder;
 mod env;
 mod request;
+mod route;
 mod slots;
 mod token;
 

@@ -14,6 +14,7 @@ pub(crate) mod elements;
 pub(crate) mod pieces;
 pub(crate) mod diff;
 pub(crate) mod heartbeat;
+pub(crate) mod hysteresis;
 pub(crate) mod lease;
 pub(crate) mod contest;
 pub(crate) mod line;

@@ -9,6 +9,7 @@ use crate::api::agent::ServiceDefinition;
 use crate::api::health::Status;
 use crate::error::Result;
 use crate::ident::ServiceId;
+use crate::probe::Verdict;
 use crate::proto::heartbeat::Heartbeat;
 
 /// What the agent is to know about the service.
@@ -18,7 +19,9 @@ pub(super) struct Desired {
     pub(super) definition: ServiceDefinition,
     /// What was said by the caller; what the definition says otherwise.
     pub(super) status: Option<Status>,
-    pub(super) output: Arc<str>,
+    output: Arc<str>,
+    /// What its probes say, if it has any.
+    pub(super) probed: Option<Verdict>,
     /// Why it is out of rotation, if it is.
     pub(super) maintenance: Option<Arc<str>>,
     /// Tags beside those of the definition.
@@ -69,6 +72,7 @@ impl Desired {
             definition,
             status: None,
             output: ALIVE.into(),
+            probed: None,
             maintenance: None,
             worn: Worn::default(),
             version: 0,
@@ -120,18 +124,36 @@ impl Desired {
         };
         self.whole().prepared(
             &self.id,
-            |check| {
-                self.status
-                    .or_else(|| check.initial_status())
-                    .unwrap_or(Status::Passing)
-            },
+            |check| self.whole_status(check.initial_status().unwrap_or(Status::Passing)),
             maintenance.as_deref(),
         )
     }
 
     /// What a heartbeat of this check says.
     pub(super) fn status_of(&self, beat: &Beat) -> Status {
-        self.status.unwrap_or(beat.initial)
+        self.whole_status(beat.initial)
+    }
+
+    /// What was said, or initially is the case, and what the probes say: the worse counts.
+    fn whole_status(&self, initial: Status) -> Status {
+        let said = self.status.unwrap_or(initial);
+        let probed = self.probed.as_ref();
+        probed.map_or(said, |probed| said.max(probed.status))
+    }
+
+    /// Takes over what the caller says.
+    pub(super) fn say(&mut self, status: Status, output: Arc<str>) {
+        self.status = Some(status);
+        self.output = output;
+    }
+
+    /// The text of the status of this check: that of whoever made it what it is.
+    pub(super) fn output_of(&self, beat: &Beat) -> &Arc<str> {
+        match (&self.probed, self.status) {
+            (Some(probed), None) if probed.status >= beat.initial => &probed.output,
+            (Some(probed), Some(said)) if probed.status > said => &probed.output,
+            _ => &self.output,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::api::health::Status;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::ident::Token;
+use crate::probe::Verdict;
 use crate::proto::backoff::Backoff;
 use crate::proto::pace::Pace;
 use crate::task::StopSignal;
@@ -43,6 +44,8 @@ pub(super) struct Keeper {
     badges: Badges,
     worn: watch::Receiver<Worn>,
     worn_taken: u64,
+    /// What the probes say, if there are any.
+    probed: Option<Probed>,
     /// The last definition that the agent took.
     accepted: Option<ServiceDefinition>,
     /// Who the agent knows the registration from: who asked for the last one that it took.
@@ -119,6 +122,7 @@ impl Keeper {
         client: Client,
         desired: Desired,
         (definition, badges): (Arc<Definition>, Badges),
+        probed: Option<Probed>,
         state: watch::Sender<State>,
     ) -> Self {
         let now = Instant::now();
@@ -130,6 +134,7 @@ impl Keeper {
             worn: badges.follow(),
             badges,
             worn_taken: 0,
+            probed,
             accepted: None,
             token: None,
             tried: None,
@@ -208,6 +213,11 @@ impl Keeper {
 
     /// The first registration and the first heartbeats: then the service is what it says.
     async fn establish(&mut self) -> Result<()> {
+        // Each comes back, or has failed, by its deadline.
+        while self.probed.is_some() && self.desired.probed.is_none() {
+            probed(&mut self.probed).await;
+            self.desired.probed = verdict(&mut self.probed);
+        }
         let registered = work::register(self.client.clone(), self.desired.clone()).await;
         registered.result?;
         self.accepted = Some(self.desired.definition.clone());
@@ -236,6 +246,7 @@ impl Keeper {
                 _ = stop.recv() => return,
                 Some(command) = commands.recv() => self.command(command),
                 Ok(()) = self.worn.changed() => self.wear(),
+                () = probed(&mut self.probed) => self.examined(),
                 done = self.changing.done() => self.changed(done),
                 done = self.beating.done() => self.beaten(done),
                 seen = self.looking.done() => self.seen(seen),
@@ -316,7 +327,7 @@ impl Keeper {
         due.map(|beat| ToBeat {
             check: Arc::clone(&beat.check),
             status: self.desired.status_of(beat),
-            output: Arc::clone(&self.desired.output),
+            output: Arc::clone(self.desired.output_of(beat)),
             patience,
         })
         .collect()
@@ -347,6 +358,13 @@ impl Keeper {
         self.register_at = Some(Instant::now());
     }
 
+    /// The probes say something else.
+    fn examined(&mut self) {
+        self.desired.probed = verdict(&mut self.probed);
+        self.said += 1;
+        self.hurry(Instant::now());
+    }
+
     fn command(&mut self, command: Command) {
         let now = Instant::now();
         match command {
@@ -359,8 +377,7 @@ impl Keeper {
                     reply.send(Err(err)).ok();
                     return;
                 }
-                self.desired.status = Some(status);
-                self.desired.output = output;
+                self.desired.say(status, output);
                 self.said += 1;
                 self.waiting.says.push((self.said, reply));
                 self.hurry(now);
@@ -377,6 +394,25 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Where the verdict on the service's health comes from.
+pub(super) type Probed = watch::Receiver<Option<Verdict>>;
+
+/// Waits for another verdict; for ever if there are no probes, or no more.
+async fn probed(probed: &mut Option<Probed>) {
+    let told = match probed {
+        Some(verdicts) => verdicts.changed().await.is_ok(),
+        None => false,
+    };
+    if !told {
+        std::future::pending().await
+    }
+}
+
+fn verdict(probed: &mut Option<Probed>) -> Option<Verdict> {
+    let verdicts = probed.as_mut()?;
+    verdicts.borrow_and_update().clone()
 }
 
 /// What the first registration came to.

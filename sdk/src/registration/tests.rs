@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use super::*;
+use crate::Client;
 use crate::api::agent::{AgentService, CheckDefinition};
 use crate::embedded::{Agent, Fault};
 
 mod badges;
+mod probes;
 mod trouble;
 
 const TTL: Duration = Duration::from_secs(15);
@@ -483,7 +486,7 @@ async fn a_definition_that_consul_would_misread_is_refused_before_anything_is_se
 fn outside_a_runtime_it_is_an_error() {
     let agent = Agent::in_memory();
     let client = client(&agent);
-    let mut register = Box::pin(client.register(web()));
+    let mut register = Box::pin(client.register(web()).send());
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     let std::task::Poll::Ready(Err(err)) = register.as_mut().poll(&mut cx) else {
         panic!("registered");
@@ -496,7 +499,7 @@ fn a_guard_dropped_outside_or_after_its_runtime_does_not_panic() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let agent = Agent::in_memory();
     let client = client(&agent);
-    let outside = runtime.block_on(client.register(web())).unwrap();
+    let outside = runtime.block_on(client.register(web()).send()).unwrap();
     drop(outside);
     runtime.block_on(async {
         for _ in 0..500 {
@@ -507,7 +510,7 @@ fn a_guard_dropped_outside_or_after_its_runtime_does_not_panic() {
         }
         panic!("still registered");
     });
-    let after = runtime.block_on(client.register(web())).unwrap();
+    let after = runtime.block_on(client.register(web()).send()).unwrap();
     drop(runtime);
     assert!(matches!(after.state(), State::Registered | State::Closed));
     drop(after);

@@ -1,0 +1,366 @@
+//! The words of Registrator.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Environment, Port, config};
+use crate::api::agent::{CheckDefinition, ServiceDefinition};
+use crate::api::health::Status;
+use crate::error::Result;
+use crate::proto::duration;
+
+/// `DefaultInterval` of Registrator.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What `SERVICE_CHECK_…` may say.
+const CHECK: [&str; 15] = [
+    "check_http",
+    "check_http_method",
+    "check_https",
+    "check_https_method",
+    "check_cmd",
+    "check_script",
+    "check_ttl",
+    "check_tcp",
+    "check_grpc",
+    "check_grpc_use_tls",
+    "check_tls_skip_verify",
+    "check_interval",
+    "check_timeout",
+    "check_initial_status",
+    "check_deregister_after",
+];
+
+/// Words that are no metadata.
+const OWN: [&str; 6] = ["name", "id", "tags", "ignore", "ip", "port"];
+
+/// The variables that begin with `SERVICE_`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Words {
+    /// By key, for all ports: the name of the variable and its value.
+    general: BTreeMap<String, Said>,
+    /// By what stands for the port, and by key.
+    special: BTreeMap<String, BTreeMap<String, Said>>,
+}
+
+#[derive(Clone, Debug)]
+struct Said {
+    variable: String,
+    value: String,
+}
+
+impl Words {
+    pub(super) fn reads(name: &str) -> bool {
+        name.starts_with("SERVICE_")
+    }
+
+    pub(super) fn of(vars: BTreeMap<String, String>) -> Self {
+        let mut words = Self::default();
+        for (variable, value) in vars {
+            let Some(key) = variable.strip_prefix("SERVICE_") else {
+                continue;
+            };
+            let key = key.to_ascii_lowercase();
+            // A number alone, as in `SERVICE_80`, is a key of its own, as it is in Registrator.
+            let (keys, key) = match key.split_once('_') {
+                Some((port, key)) if is_number(port) && !key.is_empty() => {
+                    let digits = port.trim_start_matches('0');
+                    let port = if digits.is_empty() { port } else { digits };
+                    let keys = words.special.entry(port.to_owned()).or_default();
+                    (keys, key.to_owned())
+                }
+                _ => (&mut words.general, key),
+            };
+            keys.insert(key, Said { variable, value });
+        }
+        words
+    }
+
+    /// The ports that variables name.
+    pub(super) fn ports(&self) -> Result<BTreeSet<u16>> {
+        let keys = self.special.iter();
+        keys.map(|(port, words)| {
+            let variable = words.values().next().map(|said| said.variable.as_str());
+            number(port, variable.unwrap_or_default())
+        })
+        .collect()
+    }
+
+    fn said(&self, key: &str, port: Option<u16>) -> Option<&Said> {
+        let special = port.and_then(|port| self.special.get(&port.to_string())?.get(key));
+        special.or_else(|| self.general.get(key))
+    }
+
+    fn text(&self, key: &str, port: Option<u16>) -> Option<&str> {
+        self.said(key, port).map(|said| said.value.as_str())
+    }
+
+    /// A port, and whether it was said for this one alone.
+    pub(super) fn port(&self, key: &str, port: Option<u16>) -> Result<Option<(u16, bool)>> {
+        let Some(said) = self.said(key, port) else {
+            return Ok(None);
+        };
+        let general = self.general.get(key);
+        let alone = general.is_none_or(|general| general.variable != said.variable);
+        Ok(Some((number(&said.value, &said.variable)?, alone)))
+    }
+
+    /// Any value means yes, but one that a person would read as no is not taken.
+    fn flag(&self, key: &str, port: Option<u16>) -> Result<bool> {
+        let Some(Said { variable, value }) = self.said(key, port) else {
+            return Ok(false);
+        };
+        let no = ["false", "no", "off", "0"];
+        if no.iter().any(|no| value.eq_ignore_ascii_case(no)) {
+            return Err(config(format!(
+                "{variable} {value:?}: any value means yes, as Registrator has it; leave the \
+                 variable out, or empty"
+            )));
+        }
+        Ok(true)
+    }
+
+    pub(super) fn ignored(&self, port: Option<u16>) -> Result<bool> {
+        self.flag("ignore", port)
+    }
+
+    fn time(&self, key: &str, port: Option<u16>) -> Result<Option<Duration>> {
+        let Some(Said { variable, value }) = self.said(key, port) else {
+            return Ok(None);
+        };
+        let parsed = duration::parse(value).map_err(|err| {
+            config(format!(
+                "{variable}: {err}: must be such as `15s` or `1m30s`"
+            ))
+        });
+        parsed.map(Some)
+    }
+
+    /// All keys that hold for this port, each once.
+    fn keys(&self, port: u16) -> BTreeSet<&str> {
+        let special = self.special.get(&port.to_string());
+        let special = special.into_iter().flat_map(BTreeMap::keys);
+        let all = special.chain(self.general.keys());
+        all.map(String::as_str).collect()
+    }
+}
+
+impl Environment {
+    /// The service on this port, unless it is not to be registered.
+    pub(super) fn service(&self, port: Port, several: bool) -> Result<Option<ServiceDefinition>> {
+        let words = &self.words;
+        let on = Some(port.number);
+        if words.ignored(on)? {
+            return Ok(None);
+        }
+        let Some(name) = self.name_of(port.number, several)? else {
+            return Ok(None);
+        };
+        let published = self.published(port.number, several)?;
+        let address = self.address_of(port.number);
+        let mut service = ServiceDefinition::new(name.as_str()).port(published);
+        if let Some(address) = &address {
+            service = service.address(address.as_str());
+        }
+        service = match (words.text("id", on), self.host_part()) {
+            (Some(id), _) => service.id(id),
+            (None, Some(host)) => {
+                let udp = if port.udp { ":udp" } else { "" };
+                let container = self.container.as_deref().unwrap_or(&name);
+                service.id(format!("{host}:{container}:{}{udp}", port.number))
+            }
+            // `Client::register` makes one.
+            (None, None) => service,
+        };
+        for tag in words.text("tags", on).map(tags).unwrap_or_default() {
+            service = service.tag(tag);
+        }
+        if port.udp {
+            service = service.tag("udp");
+        }
+        for key in words.keys(port.number) {
+            if OWN.contains(&key) {
+                continue;
+            }
+            let Some(Said { variable, value }) = words.said(key, on) else {
+                continue;
+            };
+            if !key.starts_with("check_") {
+                service = service.meta(key, value.as_str());
+            } else if !CHECK.contains(&key) {
+                return Err(config(format!(
+                    "{variable}: no such setting of a check; there are {}",
+                    CHECK.map(|key| key.to_uppercase()).join(", ")
+                )));
+            }
+        }
+        if let Some(check) = self.check(port.number, address.as_deref(), published)? {
+            service = service.check(check);
+        }
+        Ok(Some(service))
+    }
+
+    fn name_of(&self, port: u16, several: bool) -> Result<Option<String>> {
+        let special = self.words.special.get(&port.to_string());
+        if let Some(said) = special.and_then(|words| words.get("name")) {
+            return Ok(Some(said.value.clone()));
+        }
+        let name = match (self.words.text("name", None), &self.name) {
+            (Some(name), _) => name,
+            (None, _) if self.explicit => return Ok(None),
+            (None, Some(name)) => name,
+            (None, None) => {
+                return Err(config(format!(
+                    "the service on port {port} has no name: set SERVICE_NAME or SERVICE_{port}_NAME"
+                )));
+            }
+        };
+        Ok(Some(match several {
+            true => format!("{name}-{port}"),
+            false => name.to_owned(),
+        }))
+    }
+
+    fn published(&self, port: u16, several: bool) -> Result<u16> {
+        match self.words.port("port", Some(port))? {
+            Some((published, alone)) if alone || !several => Ok(published),
+            Some(_) => Err(config(format!(
+                "SERVICE_PORT: there are several ports; say SERVICE_{port}_PORT for this one"
+            ))),
+            None => Ok(self.platform.published(port)?.unwrap_or(port)),
+        }
+    }
+
+    fn address_of(&self, port: u16) -> Option<String> {
+        let said = self.words.text("ip", Some(port)).map(str::to_owned);
+        said.or_else(|| self.advertised.clone())
+            .or_else(|| self.platform.address(port))
+            .or_else(|| self.bound.map(|ip| ip.to_canonical().to_string()))
+    }
+
+    /// What tells this process from others in an ID.
+    fn host_part(&self) -> Option<&str> {
+        self.platform.instance().or(self.host.as_deref())
+    }
+
+    /// The check, in the order in which Registrator looks for one.
+    fn check(
+        &self,
+        port: u16,
+        address: Option<&str>,
+        published: u16,
+    ) -> Result<Option<CheckDefinition>> {
+        let words = &self.words;
+        let on = Some(port);
+        // Without an address the service is reached at its node, where the agent is.
+        let host = address.unwrap_or("127.0.0.1");
+        let target = match host.contains(':') && !host.starts_with('[') {
+            true => format!("[{host}]:{published}"),
+            false => format!("{host}:{published}"),
+        };
+        let interval = words.time("check_interval", on)?.unwrap_or(INTERVAL);
+        let tcp = words.flag("check_tcp", on)?;
+        let grpc = words.flag("check_grpc", on)?;
+        let (tls, any) = (
+            words.flag("check_grpc_use_tls", on)?,
+            words.flag("check_tls_skip_verify", on)?,
+        );
+        let method = |check: CheckDefinition, key| match words.text(key, on) {
+            Some(method) => check.method(method),
+            None => check,
+        };
+        let mut timed = true;
+        let mut check = if let Some(path) = words.text("check_http", on) {
+            let check = CheckDefinition::http(format!("http://{target}{path}"), interval);
+            method(check, "check_http_method")
+        } else if let Some(path) = words.text("check_https", on) {
+            let check = CheckDefinition::http(format!("https://{target}{path}"), interval);
+            method(check, "check_https_method")
+        } else if let Some(command) = words.text("check_cmd", on) {
+            let container = self.container_id()?;
+            let args = ["check-cmd", container, &port.to_string(), command].map(Arc::from);
+            CheckDefinition::script(args, interval)
+        } else if let Some(line) = words.text("check_script", on) {
+            let line = line.replace("$SERVICE_IP", host);
+            let line = line.replace("$SERVICE_PORT", &published.to_string());
+            CheckDefinition::script(["/bin/sh", "-c", &line].map(Arc::from), interval)
+        } else if let Some(ttl) = words.time("check_ttl", on)? {
+            timed = false;
+            CheckDefinition::ttl(ttl)
+        } else if tcp {
+            CheckDefinition::tcp(target, interval)
+        } else if grpc {
+            let check = CheckDefinition::grpc(target, interval).use_tls(tls);
+            match tls && any {
+                true => check.danger_skip_tls_verify(),
+                false => check,
+            }
+        } else {
+            return Ok(None);
+        };
+        if timed && let Some(timeout) = words.time("check_timeout", on)? {
+            check = check.timeout(timeout);
+        }
+        if let Some(Said { variable, value }) = words.said("check_initial_status", on) {
+            check = check.status(match value.as_str() {
+                "passing" => Status::Passing,
+                "warning" => Status::Warning,
+                "critical" => Status::Critical,
+                _ => {
+                    return Err(config(format!(
+                        "{variable} {value:?}: must be passing, warning or critical"
+                    )));
+                }
+            });
+        }
+        if let Some(after) = words.time("check_deregister_after", on)? {
+            check = check.deregister_critical_service_after(after);
+        }
+        Ok(Some(check))
+    }
+
+    /// Docker names a container's host after the container, by the first twelve digits of its ID.
+    fn container_id(&self) -> Result<&str> {
+        let id = self.host.as_deref().and_then(|host| host.get(..12));
+        id.filter(|id| id.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .ok_or_else(|| {
+                config(
+                    "SERVICE_CHECK_CMD: needs the ID of the container, and the host name is not \
+                     one: start it without a host name of its own, or take another check",
+                )
+            })
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+pub(super) fn number(text: &str, variable: &str) -> Result<u16> {
+    match text.parse() {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err(config(format!(
+            "{variable}: port {text:?}: must be from 1 to 65535"
+        ))),
+    }
+}
+
+/// Tags between commas, `\,` being a comma within one. Empty ones are left out.
+pub(super) fn tags(list: &str) -> Vec<String> {
+    let mut tags = vec![String::new()];
+    let mut letters = list.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let next = match letter {
+            '\\' if letters.next_if_eq(&',').is_some() => Some(','),
+            ',' => None,
+            _ => Some(letter),
+        };
+        match (next, tags.last_mut()) {
+            (Some(letter), Some(tag)) => tag.push(letter),
+            _ => tags.push(String::new()),
+        }
+    }
+    tags.retain(|tag| !tag.is_empty());
+    tags
+}

@@ -1,0 +1,153 @@
+//! The beginning of a registration.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::badge::Badges;
+use super::desired::Desired;
+use super::keeper::Keeper;
+use super::{Definition, Registration, State, closed};
+use crate::api::agent::ServiceDefinition;
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::probe::{Probe, Rounds};
+use crate::task::Worker;
+
+impl Client {
+    /// Registers a service and keeps it registered: await what this gives.
+    ///
+    /// A definition without an ID gets one: the name, the address if there is one, and the port;
+    /// without a port the name and a random number. Checks that an earlier registration of the
+    /// same ID had and this one has not are removed; a maintenance that is on stays on.
+    ///
+    /// A TTL check without [probes](Register::probe) says that the process is alive, and no more.
+    pub fn register(&self, service: ServiceDefinition) -> Register {
+        Register {
+            client: self.clone(),
+            service,
+            probes: Vec::new(),
+        }
+    }
+}
+
+/// A registration that begins when it is awaited.
+///
+/// Made by [`Client::register`](crate::Client::register).
+#[must_use = "nothing is registered before it is awaited"]
+pub struct Register {
+    client: Client,
+    service: ServiceDefinition,
+    probes: Vec<Probe>,
+}
+
+impl Register {
+    /// Adds a probe, by which the service's TTL checks say how it is.
+    ///
+    /// The worst of all probes counts, and of them and what is
+    /// [said](Registration::set_status) or initially the case. See [`probe`](crate::probe).
+    /// Default: none, and then they say that the process is alive.
+    pub fn probe(mut self, probe: Probe) -> Self {
+        self.probes.push(probe);
+        self
+    }
+
+    /// Registers the service.
+    ///
+    /// When it returns, the agent has the service with the status that it was defined with, and
+    /// has told the servers if it can reach them. A TTL check passes from the start, unless its
+    /// definition [says otherwise](crate::api::agent::CheckDefinition::status): then
+    /// [`Registration::set_status`] says when the service is ready. With
+    /// [probes](Self::probe) each is run once before, and the check says what they found.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] if Consul would misread the definition, if a probe has settings that
+    /// cannot work, or if there are probes and no TTL check; [`ErrorKind::NoRuntime`]
+    /// outside of a Tokio runtime, [`ErrorKind::Refused`] if the agent is too old for a field that
+    /// is set, and whatever else the first registration or heartbeat fails with: it is not
+    /// repeated, so that a wrong address or token is noticed at the start.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves no service behind: the task that registers it deregisters it,
+    /// too.
+    pub async fn send(self) -> Result<Registration> {
+        let Self {
+            client,
+            service,
+            probes,
+        } = self;
+        let runtime = Handle::try_current().map_err(|_| {
+            Error::new(ErrorKind::NoRuntime)
+                .context("a registration is kept up by a task: call this within a runtime")
+        })?;
+        let desired = Desired::new(service, rand::random())?;
+        let id = desired.id.clone();
+        for probe in &probes {
+            let named = |err: Error| err.at(&format!("service {:?}", id.as_str()));
+            probe.validate().map_err(named)?;
+        }
+        let has_ttl = |service: &ServiceDefinition| {
+            let mut checks = service.checks_by_id();
+            checks.any(|(_, check)| check.ttl_of().is_some())
+        };
+        if !probes.is_empty() && !has_ttl(&desired.definition) {
+            return Err(Error::invalid(format!(
+                "service {:?}: has probes and no TTL check to say by what they find: add \
+                 `CheckDefinition::ttl(…)`",
+                id.as_str()
+            )));
+        }
+        let definition = Arc::new(Definition::new(desired.definition.clone()));
+        let (state, mut states) = watch::channel(State::Registered);
+        let (commands, inbox) = mpsc::channel(8);
+        let (ready, registered) = oneshot::channel();
+        let badges = Badges::new();
+        let known = (Arc::clone(&definition), badges.clone());
+        let (rounds, probed) = if probes.is_empty() {
+            (None, None)
+        } else {
+            let (rounds, told) = Rounds::new(runtime.clone(), probes);
+            let worker = Worker::spawn(&runtime, |stop| rounds.run(stop));
+            (Some(worker), Some(told))
+        };
+        let keeper = Keeper::new(client, desired, known, probed, state);
+        // The task is there before the first request: who drops this future drops the worker.
+        let worker = Worker::spawn(&runtime, |stop| keeper.run(stop, inbox, ready));
+        registered.await.map_err(|_| closed(&id))??;
+        states.mark_unchanged();
+        Ok(Registration {
+            id,
+            definition,
+            badges,
+            commands,
+            states,
+            rounds,
+            worker,
+        })
+    }
+}
+
+impl IntoFuture for Register {
+    type Output = Result<Registration>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<Registration>> + Send>>;
+
+    /// The same as [`send`](Self::send).
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+impl fmt::Debug for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Register")
+            .field("service", &self.service)
+            .field("probes", &self.probes)
+            .finish_non_exhaustive()
+    }
+}
