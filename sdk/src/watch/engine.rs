@@ -85,6 +85,8 @@ pub(super) async fn run<E: Watchable>(
 /// The first retry after a failure comes within 100 ms, so that an agent's restart is hardly seen.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
+const SHORTEST_RETRY: Duration = Duration::from_millis(25);
+
 /// An agent in trouble is asked every 5 s on average: soon enough after it is well, and no load.
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
@@ -124,8 +126,10 @@ impl<T: Watched> Engine<T> {
                 let most = longest_pause(err.kind());
                 self.failed(err);
                 let delay = self.backoff.next_within(most, rand::rng().random());
-                // A query that hung until its deadline has paused for long enough.
-                tokio::time::sleep_until(asked_at + delay).await;
+                // A query that hung until its deadline has paused for long enough, but readers are
+                // to see that it failed.
+                let soonest = Instant::now() + SHORTEST_RETRY;
+                tokio::time::sleep_until(soonest.max(asked_at + delay)).await;
             }
         }
     }
