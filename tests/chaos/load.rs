@@ -18,6 +18,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
+use crate::stage::tell;
+
+/// How many requests are under way at most.
+///
+/// On a machine that has less time than the load needs, a load without such a bound would only be a
+/// test of how many sockets a process may have: each request that waits makes all the others slower.
+const MOST_UNDER_WAY: usize = 1_000;
+
 /// What kind of request is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
@@ -60,6 +68,9 @@ pub(crate) struct Samples(pub(crate) Vec<Sample>);
 
 impl Load {
     /// So many requests a second from now on, of these kinds in turn.
+    ///
+    /// Those that are due while [so many](MOST_UNDER_WAY) are under way are left out, and how many
+    /// they were is told.
     pub(crate) fn start(channel: &Channel, rate: u32, kinds: &'static [Kind]) -> Self {
         let begin = Instant::now();
         let samples = Arc::new(Mutex::new(Vec::new()));
@@ -68,9 +79,15 @@ impl Load {
         let task = tokio::spawn(async move {
             let mut calls = JoinSet::new();
             let mut sent = 0_u32;
+            let mut left_out = 0_u32;
             while !*stopped.borrow() {
                 let due = (begin.elapsed().as_secs_f64() * f64::from(rate)) as u32;
                 while sent < due {
+                    if calls.len() >= MOST_UNDER_WAY {
+                        left_out += due - sent;
+                        sent = due;
+                        break;
+                    }
                     let kind = kinds[sent as usize % kinds.len()];
                     let (channel, taken) = (channel.clone(), Arc::clone(&taken));
                     calls.spawn(async move {
@@ -91,6 +108,11 @@ impl Load {
                 sleep(Duration::from_millis(1)).await;
             }
             calls.join_all().await;
+            if left_out > 0 {
+                tell(format_args!(
+                    "{left_out} of {sent} requests left out: the machine is too slow for them"
+                ));
+            }
         });
         Self {
             begin,

@@ -1,7 +1,7 @@
 //! One HTTP/1.1 connection.
 
 use std::future::{pending, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use http::Request;
@@ -12,6 +12,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use crate::task::Runtime;
 
 use super::body::Outgoing;
+use super::fence::{Fence, Fenced};
 use super::lease::Call;
 use super::pool::Shared;
 use super::stream::Stream;
@@ -20,6 +21,7 @@ use super::stream::Stream;
 pub(crate) struct Http1 {
     sender: http1::SendRequest<Outgoing>,
     call: Call,
+    fence: Fence,
     parking: Arc<Parking>,
     used: bool,
     /// The pool's age when the connection was last given back.
@@ -41,17 +43,23 @@ impl Http1 {
         pool: Weak<Shared>,
     ) -> hyper::Result<Box<Self>> {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let parking = Arc::new(Parking(Mutex::new(Place::Free)));
-        runtime.drive(drive(connection, Arc::clone(&parking), pool));
-        Ok(Box::new(Self {
+        let http1 = Self::of(sender);
+        let connection = Fenced::new(connection.with_upgrades(), http1.fence.clone());
+        runtime.drive(drive(connection, Arc::clone(&http1.parking), pool));
+        Ok(Box::new(http1))
+    }
+
+    fn of(sender: http1::SendRequest<Outgoing>) -> Self {
+        Self {
             sender,
             call: ReusableBoxFuture::new(pending()),
-            parking,
+            fence: Fence::default(),
+            parking: Arc::new(Parking(Mutex::new(Place::Free))),
             used: false,
             aged: 0,
             turn: 0,
             ends: None,
-        }))
+        }
     }
 
     pub(super) fn is_reused(&self) -> bool {
@@ -72,7 +80,9 @@ impl Http1 {
     }
 
     pub(super) fn send(&mut self, request: Request<Outgoing>) {
-        self.call.set(self.sender.try_send_request(request));
+        let sender = &mut self.sender;
+        let sent = self.fence.send(|| sender.try_send_request(request));
+        self.call.set(sent);
     }
 
     pub(super) fn call(&mut self) -> &mut Call {
@@ -139,14 +149,13 @@ impl Drop for CloseOnDrop {
 }
 
 async fn drive(
-    connection: http1::Connection<TokioIo<Stream>, Outgoing>,
+    mut connection: Fenced<impl Future<Output = hyper::Result<()>>>,
     parking: Arc<Parking>,
     pool: Weak<Shared>,
 ) {
-    let mut connection = pin!(connection.with_upgrades());
     let parking = CloseOnDrop(parking);
     let ended = poll_fn(|cx| {
-        let polled = Pin::as_mut(&mut connection).poll(cx);
+        let polled = Pin::new(&mut connection).poll(cx);
         if polled.is_pending()
             && let Some(ready) = parking.0.take_ready()
             && let Some(pool) = pool.upgrade()
@@ -159,7 +168,83 @@ async fn drive(
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
+    // Only when it is gone do all idle ones that belong to it say that they are closed.
+    drop(connection);
     if let Some(pool) = pool.upgrade() {
         pool.forget_closed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint::spin_loop;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Both threads leave this at nearly the same moment.
+    fn meet(there: &AtomicUsize, round: usize) {
+        there.fetch_add(1, Ordering::SeqCst);
+        while there.load(Ordering::SeqCst) < 2 * (round + 1) {
+            spin_loop();
+        }
+    }
+
+    /// Not inside a task, which has to give way after some answers, and sees none before.
+    #[test]
+    fn a_request_that_is_sent_while_its_connection_ends_comes_back() {
+        const ROUNDS: usize = 1_024;
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.unwrap();
+        let there = AtomicUsize::new(0);
+        let connections = (0..ROUNDS).map(|_| {
+            let (near, _) = tokio::io::duplex(64);
+            let handshake = http1::handshake(TokioIo::new(near));
+            let (sender, connection) = runtime.block_on(handshake).unwrap();
+            let http1 = Http1::of(sender);
+            let connection = Fenced::new(connection, http1.fence.clone());
+            (http1, connection)
+        });
+        let (hand_over, ending) = mpsc::sync_channel(1);
+        let there = &there;
+        let lost_in = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for (round, connection) in ending.iter().enumerate() {
+                    meet(there, round);
+                    drop(connection);
+                }
+            });
+            // Dropped when this returns, which ends the other thread.
+            let hand_over = hand_over;
+            connections
+                .enumerate()
+                .position(|(round, (mut http1, connection))| {
+                    hand_over.send(connection).unwrap();
+                    meet(there, round);
+                    // It does not always begin at the same point of the other thread's work.
+                    (0..round % 256).for_each(|_| spin_loop());
+                    http1.send(Request::new(Outgoing::Empty));
+                    !is_answered(&mut http1)
+                })
+        });
+        assert_eq!(lost_in, None);
+    }
+
+    /// Whether the end of the connection, for which nothing is to be waited, tells the request.
+    fn is_answered(http1: &mut Http1) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let limit = Instant::now() + Duration::from_secs(5);
+        while Pin::new(http1.call()).poll(&mut cx).is_pending() {
+            if Instant::now() > limit {
+                return false;
+            }
+            spin_loop();
+        }
+        true
     }
 }

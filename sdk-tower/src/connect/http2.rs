@@ -4,7 +4,6 @@ use http::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::pending;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use crate::task::Runtime;
 
 use super::body::Outgoing;
+use super::fence::{Fence, Fenced};
 use super::lease::Call;
 use super::stream::Stream;
 
@@ -27,6 +27,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pool's handle of a connection. It closes when this and all streams are gone.
 pub(super) struct Connection {
     sender: http2::SendRequest<Outgoing>,
+    fence: Fence,
     used: bool,
     /// Responses that have come, and what tells this connection from others.
     answers: Arc<AtomicU64>,
@@ -40,6 +41,7 @@ pub(super) struct Connection {
 /// One request's part of a connection.
 pub(crate) struct Http2 {
     sender: http2::SendRequest<Outgoing>,
+    fence: Fence,
     call: Call,
     reused: bool,
     answers: Arc<AtomicU64>,
@@ -62,16 +64,18 @@ impl Connection {
             .await?;
         let ended = Arc::<OnceLock<_>>::default();
         let tell = Arc::clone(&ended);
+        let fence = Fence::default();
+        let mut connection = Fenced::new(connection, fence.clone());
         runtime.drive(async move {
-            let mut connection = pin!(connection);
             // It is told before the connection is dropped, by which its streams hear of the end.
-            if let Err(error) = connection.as_mut().await {
+            if let Err(error) = (&mut connection).await {
                 tracing::debug!(%error, "connection ended");
                 tell.set(Arc::new(error)).ok();
             }
         });
         Ok(Self {
             sender,
+            fence,
             used: false,
             answers: Arc::default(),
             ended,
@@ -92,6 +96,7 @@ impl Connection {
     pub(super) fn stream(&mut self) -> Http2 {
         Http2 {
             sender: self.sender.clone(),
+            fence: self.fence.clone(),
             call: ReusableBoxFuture::new(pending()),
             reused: std::mem::replace(&mut self.used, true),
             answers: Arc::clone(&self.answers),
@@ -114,7 +119,9 @@ impl Http2 {
 
     pub(super) fn send(&mut self, request: Request<Outgoing>) {
         self.before = self.answers.load(Ordering::Relaxed);
-        self.call.set(self.sender.try_send_request(request));
+        let sender = &mut self.sender;
+        let sent = self.fence.send(|| sender.try_send_request(request));
+        self.call.set(sent);
     }
 
     pub(super) fn ended(&self) -> Option<Arc<hyper::Error>> {

@@ -6,6 +6,7 @@
 
 mod body;
 mod dial;
+mod fence;
 mod http1;
 mod http2;
 mod lease;
