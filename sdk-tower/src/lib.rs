@@ -95,6 +95,10 @@ pub mod telemetry;
 mod task;
 mod connect;
 mod balance;
+// For the benches of this repository, which measure the pick without what is around it.
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod about;
 pub mod channel;
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use lictor_tower::bench::Picks;
 use lictor_tower::layer::Balanced;
 use tower::balance::p2c::Balance;
 use tower::buffer::Buffer;
@@ -58,6 +59,49 @@ where
     fn choose(&mut self, question: u32) {
         // Picked when it is called, and let go of before it is polled.
         drop(black_box(self.call(question)));
+    }
+}
+
+/// Picks with nothing to ask.
+impl Ask for Picks {
+    async fn ask(&mut self, _question: u32) -> Outcome<u32> {
+        Err("there is nobody to ask".into())
+    }
+
+    fn choose(&mut self, _question: u32) {
+        black_box(self.pick());
+    }
+}
+
+/// The same, whose answers are counted.
+#[derive(Clone, Debug)]
+pub(super) struct Answered(pub(super) Picks);
+
+impl Ask for Answered {
+    async fn ask(&mut self, question: u32) -> Outcome<u32> {
+        self.0.ask(question).await
+    }
+
+    fn choose(&mut self, _question: u32) {
+        black_box(self.0.pick_and_answer());
+    }
+}
+
+/// A list and a number that grows: the least that a choice can be.
+#[derive(Clone, Debug)]
+pub(super) struct Indexed {
+    pub(super) list: Arc<[u32]>,
+    pub(super) next: usize,
+}
+
+impl Ask for Indexed {
+    async fn ask(&mut self, _question: u32) -> Outcome<u32> {
+        Err("there is nobody to ask".into())
+    }
+
+    fn choose(&mut self, _question: u32) {
+        self.next = self.next.wrapping_add(1);
+        black_box(self.list.get(self.next % self.list.len()));
     }
 }
 

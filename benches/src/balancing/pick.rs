@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Empty;
+use lictor_tower::bench::Picks;
 use lictor_tower::channel::{Channel, HashKey};
 use lictor_tower::layer::Builder;
 use lictor_tower::source;
@@ -21,17 +22,26 @@ use crate::Outcome;
 use crate::contest::{Contender, Contest, Metric, Sample};
 use crate::usage::{self, Allocations};
 
-use super::echo::{self, Ask, Echo, InTurn, Towers};
+use super::echo::{self, Answered, Ask, Echo, InTurn, Indexed, Towers};
 use super::{ALLOCATIONS, IN_TURN, Job, PEAK_EWMA, PENDING, RING, ROUND_ROBIN, Stage};
 use super::{TOWER, TOWER_BUFFER, nowhere, policy, unknown};
 
 pub(super) const NAME: &str = "pick";
 
-/// The endpoint is picked, and its request in flight counted and taken back.
+/// The pick by itself, with nothing around it: its request in flight is counted and taken back.
+const PICK: &str = "pick";
+
+/// Its answer is counted, too: the clock is read for the pick and for its end.
+const PICK_ANSWERED: &str = "pick_answered";
+
+/// The same through the service that wraps it, whose future is dropped before it is polled.
 const PICKED: &str = "picked";
 
 /// Its service has answered, too.
 const ANSWERED: &str = "answered";
+
+/// An element of a list.
+const INDEX: &str = "index";
 
 /// A request made and dropped, with nobody chosen.
 const NO_PICK: &str = "no_pick";
@@ -63,9 +73,9 @@ pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
             if policy == RING && tasks > 1 {
                 continue;
             }
-            for until in [PICKED, ANSWERED] {
-                // A channel would send it.
-                if policy == RING && until == ANSWERED {
+            for until in [PICK, PICK_ANSWERED, PICKED, ANSWERED] {
+                // Without a key nothing is hashed, and a channel would send what is polled.
+                if policy == RING && until != PICKED {
                     continue;
                 }
                 for &endpoints in sizes {
@@ -85,10 +95,10 @@ async fn contest(
     endpoints: u32,
 ) -> Outcome<()> {
     let mut contenders = vec![Contender::OURS];
-    contenders.push(Contender::floor(if policy == RING {
-        NO_PICK
-    } else {
-        ROUND_ROBIN
+    contenders.push(Contender::floor(match (policy, until) {
+        (RING, _) => NO_PICK,
+        (_, PICK | PICK_ANSWERED) => INDEX,
+        _ => ROUND_ROBIN,
     }));
     if until == ANSWERED && matches!(policy, PEAK_EWMA | PENDING) {
         if tasks == 1 {
@@ -124,6 +134,22 @@ pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
     }
     let services = || (0..job.endpoints).map(|_| Echo);
     match (job.contender.as_str(), job.policy.as_str()) {
+        ("lictor", _) if matches!(job.until.as_str(), PICK | PICK_ANSWERED) => {
+            let source = source::fixed(nowhere(job.endpoints, 0)?);
+            let picks = Picks::new(source, policy(&job.policy))?;
+            while !picks.is_ready() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            if job.until == PICK {
+                timed(job, vec![picks; job.concurrency]).await
+            } else {
+                timed(job, vec![Answered(picks); job.concurrency]).await
+            }
+        }
+        (INDEX, _) => {
+            let list = (0..job.endpoints).collect();
+            timed(job, vec![Indexed { list, next: 0 }; job.concurrency]).await
+        }
         ("lictor", _) => {
             let source = source::fixed(nowhere(job.endpoints, 0)?);
             let balanced = Builder::new(source)
@@ -171,9 +197,15 @@ async fn timed<A: Ask>(job: &Job, askers: Vec<A>) -> Outcome<Sample> {
     let over = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     let mut warm = Vec::new();
+    let has_nobody = matches!(job.until.as_str(), PICK | PICK_ANSWERED);
+    let picks_only = job.until != ANSWERED;
     for mut asker in askers {
         for question in 0..BATCH {
-            asker.ask(question).await?;
+            if has_nobody {
+                asker.choose(question);
+            } else {
+                asker.ask(question).await?;
+            }
         }
         warm.push(asker);
     }
@@ -181,7 +213,6 @@ async fn timed<A: Ask>(job: &Job, askers: Vec<A>) -> Outcome<Sample> {
     let (cpu, start) = (usage::cpu_time(), Instant::now());
     for mut asker in warm {
         let over = Arc::clone(&over);
-        let picks_only = job.until == PICKED;
         tasks.spawn(async move {
             let mut operations = 0_u64;
             while !over.load(Ordering::Relaxed) {

@@ -44,6 +44,7 @@ impl Estimate {
     ///
     /// It fades, so that an endpoint that was slow once is asked again. A pick begins the fading
     /// anew: one request asks, and the others wait for its answer.
+    #[inline]
     pub(crate) fn faded(self, picked: Tick, now: Tick) -> f32 {
         let quiet = now.millis_since(self.at).min(now.millis_since(picked));
         self.seconds * self.fading(quiet)
@@ -118,6 +119,7 @@ impl Estimate {
     }
 
     /// One word for an atomic; 0 is "unknown".
+    #[inline]
     pub(crate) fn pack(known: Option<Self>) -> u64 {
         let Some(known) = known else { return 0 };
         // The value is above zero, so the sign is free to carry the penalty.
@@ -129,6 +131,7 @@ impl Estimate {
         (u64::from(signed.to_bits()) << 32) | u64::from(known.at.to_bits())
     }
 
+    #[inline]
     pub(crate) fn unpack(word: u64) -> Option<Self> {
         if word == 0 {
             return None;
@@ -142,6 +145,7 @@ impl Estimate {
         })
     }
 
+    #[inline]
     fn fading(self, millis: u32) -> f32 {
         if millis == 0 {
             return 1.0;

@@ -18,6 +18,7 @@ mod judge;
 mod loads;
 mod lost;
 mod newcomer;
+mod pace;
 mod pick;
 mod report;
 mod ring;

@@ -13,6 +13,7 @@ impl Rng {
         Self(hash::mix(seed).max(1))
     }
 
+    #[inline]
     pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -21,6 +22,7 @@ impl Rng {
     }
 
     /// The upper half of the next number, which is its better half.
+    #[inline]
     pub(crate) fn next_u32(&mut self) -> u32 {
         let [a, b, c, d, ..] = self.next().to_be_bytes();
         u32::from_be_bytes([a, b, c, d])
@@ -29,6 +31,7 @@ impl Rng {
     /// A number below `bound`, which is below 2³²; 0 for a bound of 0.
     ///
     /// Multiply and shift: the bias is below one in a million for a thousand endpoints.
+    #[inline]
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap_or(u64::MAX) & 0xFFFF_FFFF;
         let scaled = (u64::from(self.next_u32()) * bound) >> 32;

@@ -32,6 +32,7 @@ impl Sampler {
         }
     }
 
+    #[inline]
     pub(crate) fn draw(&self, rng: &mut Rng) -> usize {
         match self {
             Self::Even { len } => rng.below(*len),
@@ -46,6 +47,7 @@ impl Sampler {
     }
 
     /// Two different entries, the first drawn by weight; the same twice if there is only one.
+    #[inline]
     pub(crate) fn draw_two(&self, rng: &mut Rng) -> (usize, usize) {
         let first = self.draw(rng);
         match self {

@@ -70,10 +70,12 @@ impl Clock {
         self.0.elapsed()
     }
 
+    #[inline]
     pub(crate) fn now(self) -> Tick {
         self.at(Instant::now())
     }
 
+    #[inline]
     pub(crate) fn at(self, instant: Instant) -> Tick {
         let passed = instant.saturating_duration_since(self.0);
         // Both numbers are cut to 32 bits on purpose: ticks wrap.
@@ -102,11 +104,13 @@ impl Tick {
     }
 
     /// Milliseconds since `earlier`; none if that lies ahead, as it may when threads race.
+    #[inline]
     pub(crate) fn millis_since(self, earlier: Self) -> u32 {
         let passed = self.0.wrapping_sub(earlier.0);
         if passed > u32::MAX / 2 { 0 } else { passed }
     }
 
+    #[inline]
     pub(crate) fn reached(self, due: Self) -> bool {
         self.0.wrapping_sub(due.0) <= u32::MAX / 2
     }

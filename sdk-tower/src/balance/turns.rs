@@ -55,9 +55,12 @@ impl Turns {
             });
             Cuts::new(ends.collect())
         });
+        // Where all weigh the same any step spreads them evenly, and neighbours are soonest fetched
+        // from memory.
+        let step = if ends.is_some() { step(total) } else { 1 };
         Self {
             total: Modulus::new(total),
-            step: step(total),
+            step,
             ends,
             counter,
         }
