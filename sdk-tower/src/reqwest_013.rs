@@ -11,6 +11,15 @@
 //! | redirects, cookies, proxies, decompression | not done | reqwest's |
 //! | URLs | `http://web/`, and `https://web/` where the channels are under TLS | `http://web/`, and `https://` where certificates name the host |
 //!
+//! lictor's default feature `tls` has reqwest built with rustls and without a provider of
+//! cryptography. A program that makes clients of reqwest's own, as for [`Resolver`] or
+//! [`Client::others`], therefore installs one first, once, or takes reqwest's feature `rustls`;
+//! else reqwest panics with "No rustls crypto provider is configured":
+//!
+//! ```text
+//! rustls::crypto::ring::default_provider().install_default().ok();
+//! ```
+//!
 //! Everything here carries reqwest's version in its path, so that its next one will be a module
 //! beside this one and break nobody.
 

@@ -168,7 +168,7 @@ impl Fallback {
                     Some(part) => part.source.status(),
                     None => self.status(),
                 };
-                tracing::warn!(source, of, ?reason, "another source of endpoints steps in");
+                tracing::warn!(source, of, %reason, "another source of endpoints steps in");
             }
         }
     }

@@ -32,6 +32,7 @@ mod srv;
 mod turns;
 mod zone;
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,18 @@ pub enum Status {
         /// Why the registry did not confirm it.
         reason: Arc<str>,
     },
+}
+
+/// As people read it: `live`, `stale for 3.2s: connection refused`.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("not heard of yet"),
+            Self::Failing { reason } => write!(f, "failing: {reason}"),
+            Self::Live => f.write_str("live"),
+            Self::Stale { age, reason } => write!(f, "stale for {age:.1?}: {reason}"),
+        }
+    }
 }
 
 impl Status {

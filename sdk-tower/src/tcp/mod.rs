@@ -12,6 +12,7 @@
 //! # async fn example(client: lictor::Client) -> Result<(), Box<dyn std::error::Error>> {
 //! let dialer = Dialer::new(&client, "redis")?;
 //! let mut connection = dialer.connect().await?;
+//! let mut pause = std::time::Duration::from_millis(10);
 //! let answer = loop {
 //!     let mut answer = [0; 7];
 //!     connection.write_all(b"PING\r\n").await?;
@@ -19,7 +20,10 @@
 //!     if answer == *b"+PONG\r\n" {
 //!         break answer;
 //!     }
-//!     // "-LOADING", "-MASTERDOWN": this instance is of no use now.
+//!     // "-LOADING", "-MASTERDOWN": this instance is of no use now. Where all are, `next` goes round
+//!     // among them without a pause of its own.
+//!     tokio::time::sleep(pause).await;
+//!     pause = (pause * 2).min(std::time::Duration::from_secs(1));
 //!     connection = connection.next().await?;
 //! };
 //! # drop(answer);
