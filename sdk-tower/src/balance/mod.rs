@@ -18,7 +18,6 @@ mod judge;
 mod loads;
 mod lost;
 mod newcomer;
-mod pace;
 mod pick;
 mod report;
 mod ring;

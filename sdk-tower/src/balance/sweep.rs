@@ -14,8 +14,7 @@ use super::candidate::Candidate;
 use super::eject::Reason;
 use super::judge::{self, Latencies, Tally, Window};
 use super::lost::is_share;
-use super::pace::Pace;
-use super::snapshot::Snapshot;
+use super::snapshot::{Entry, Snapshot, Tier};
 use super::standing::{Stage, Standing};
 use super::tick::Tick;
 use super::ward::Ward;
@@ -81,37 +80,26 @@ impl Sweeper {
         self
     }
 
-    /// Looks at all endpoints of a snapshot, in pieces: requests may come between them, as they do
-    /// on other threads.
-    pub(crate) async fn sweep<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
-        let mut pace = Pace::default();
-        self.align(snapshot, now, &mut pace).await;
-        let seen = self.read(snapshot, now, &mut pace).await;
-        self.hasten(&seen, now, &mut pace).await;
+    /// Looks at all endpoints of a snapshot.
+    pub(crate) fn sweep<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
+        self.align(snapshot, now);
+        let seen = self.read(snapshot, now);
+        self.hasten(&seen, now);
         if !self.ward.is_off() {
-            self.tell_slowness(&seen, &mut pace).await;
-            self.judge(&seen, now, &mut pace).await;
-            self.look_after(&seen, now, &mut pace).await;
+            self.tell_slowness(&seen);
+            self.judge(&seen, now);
+            self.look_after(&seen, now);
         }
-        self.weigh(snapshot, now, &mut pace).await;
+        self.weigh(snapshot, now);
     }
 
     /// Puts the records into the order of the snapshot, and forgets endpoints that have left.
-    async fn align<S>(&mut self, snapshot: &Snapshot<S>, now: Tick, pace: &mut Pace) {
-        let mut expected = self.records.iter().map(|record| record.id);
-        let mut alike = true;
-        for entry in snapshot.entries() {
-            alike = expected.next() == Some(entry.candidate().id());
-            if !alike {
-                break;
-            }
-            pace.step().await;
-        }
-        if alike && expected.next().is_none() {
+    fn align<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
+        let ids = || snapshot.entries().map(|entry| entry.candidate().id());
+        if ids().eq(self.records.iter().map(|record| record.id)) {
             return;
         }
         let last = self.records.iter().map(|record| record.id).max();
-        let len = snapshot.len();
         let mut records = std::mem::take(&mut self.records).into_iter();
         // Mostly few come and go, and the others keep their order: then there is little in here.
         let mut passed: HashMap<u32, Record> = HashMap::new();
@@ -131,52 +119,46 @@ impl Sweeper {
             }
             None
         };
-        let mut aligned = Vec::with_capacity(len);
-        for entry in snapshot.entries() {
-            let candidate = entry.candidate();
-            let new = || Record {
-                id: candidate.id(),
-                window: Window::new(candidate.tally(), now),
-                trouble: 0,
-                passed: 0,
-                stood: Standing::default(),
-            };
-            aligned.push(known(candidate.id()).unwrap_or_else(new));
-            pace.step().await;
-        }
-        self.records = aligned;
+        self.records = snapshot
+            .entries()
+            .map(|entry| {
+                let candidate = entry.candidate();
+                let new = || Record {
+                    id: candidate.id(),
+                    window: Window::new(candidate.tally(), now),
+                    trouble: 0,
+                    passed: 0,
+                    stood: Standing::default(),
+                };
+                known(candidate.id()).unwrap_or_else(new)
+            })
+            .collect();
     }
 
-    async fn read<'a, S>(
-        &mut self,
-        snapshot: &'a Snapshot<S>,
-        now: Tick,
-        pace: &mut Pace,
-    ) -> Vec<Seen<'a, S>> {
+    fn read<'a, S>(&mut self, snapshot: &'a Snapshot<S>, now: Tick) -> Vec<Seen<'a, S>> {
         let enough = self.ward.ejection().success_rate_requests;
-        let mut seen = Vec::with_capacity(snapshot.len());
-        for (entry, record) in snapshot.entries().zip(&mut self.records) {
-            let candidate = entry.candidate();
-            let tally = candidate.tally();
-            if candidate.standing().is_out() {
-                // What led to it is not held against it when it is back.
-                record.window = Window::new(tally, now);
-            }
-            seen.push(Seen {
-                candidate,
-                tally,
-                recent: record.window.read(tally, now, enough),
-            });
-            pace.step().await;
-        }
-        seen
+        let entries = snapshot.entries().zip(&mut self.records);
+        entries
+            .map(|(entry, record)| {
+                let candidate = entry.candidate();
+                let tally = candidate.tally();
+                if candidate.standing().is_out() {
+                    // What led to it is not held against it when it is back.
+                    record.window = Window::new(tally, now);
+                }
+                Seen {
+                    candidate,
+                    tally,
+                    recent: record.window.read(tally, now, enough),
+                }
+            })
+            .collect()
     }
 
     /// Lets failing endpoints be asked again when enough requests have passed by.
-    async fn hasten<S>(&mut self, seen: &[Seen<'_, S>], now: Tick, pace: &mut Pace) {
+    fn hasten<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
         let total: u64 = seen.iter().map(|one| one.tally.requests()).sum();
         for (one, record) in seen.iter().zip(&mut self.records) {
-            pace.step().await;
             let refusals = one.candidate.refusal().map_or(0, |(count, _)| count);
             let trouble = one.tally.failures.wrapping_add(u64::from(refusals));
             if trouble != record.trouble {
@@ -205,41 +187,34 @@ impl Sweeper {
         }
     }
 
-    async fn tell_slowness<S>(&self, seen: &[Seen<'_, S>], pace: &mut Pace) {
+    fn tell_slowness<S>(&self, seen: &[Seen<'_, S>]) {
         let known = |one: &Seen<'_, S>| {
             let estimate = one.candidate.estimate().filter(|e| !e.is_penalty());
             estimate.map(|estimate| estimate.latency().as_secs_f32())
         };
-        let mut measured = Vec::with_capacity(seen.len());
+        let latencies = Latencies::new(seen.iter().filter_map(known).collect());
         for one in seen {
-            measured.extend(known(one));
-            pace.step().await;
-        }
-        let latencies = Latencies::new(measured);
-        for one in seen {
-            pace.step().await;
             let limit = latencies.limit(self.ward.ejection(), known(one));
             one.candidate.set_slow_above(limit);
         }
     }
 
-    async fn judge<S>(&self, seen: &[Seen<'_, S>], now: Tick, pace: &mut Pace) {
+    fn judge<S>(&self, seen: &[Seen<'_, S>], now: Tick) {
         let ejection = self.ward.ejection();
         let most = ejection.most(seen.len());
         // The set may have shrunk: those go back first whose time is over first. The keys are
         // read once, because a trial may end meanwhile.
-        let mut out = Vec::new();
-        for one in seen {
-            let standing = one.candidate.standing();
-            let wait = match standing.stage() {
-                Stage::Returning => 0,
-                _ => standing.at().millis_since(now),
-            };
-            if standing.is_out() {
-                out.push((wait, one.candidate));
-            }
-            pace.step().await;
-        }
+        let mut out: Vec<_> = seen
+            .iter()
+            .filter_map(|one| {
+                let standing = one.candidate.standing();
+                let wait = match standing.stage() {
+                    Stage::Returning => 0,
+                    _ => standing.at().millis_since(now),
+                };
+                standing.is_out().then_some((wait, one.candidate))
+            })
+            .collect();
         out.sort_by_key(|(wait, _)| *wait);
         for (_, candidate) in out.iter().take(out.len().saturating_sub(most)) {
             let standing = candidate.standing();
@@ -249,10 +224,8 @@ impl Sweeper {
 
         let rates: Vec<Tally> = seen.iter().map(|one| one.recent).collect();
         let least = judge::least_success(ejection, &rates);
-        pace.list(rates.len()).await;
         let mut bad = Vec::new();
         for one in seen {
-            pace.step().await;
             let standing = one.candidate.standing();
             if standing.is_out() {
                 continue;
@@ -287,10 +260,9 @@ impl Sweeper {
     }
 
     /// What time does to the standings, and what the log is told of them.
-    async fn look_after<S>(&mut self, seen: &[Seen<'_, S>], now: Tick, pace: &mut Pace) {
+    fn look_after<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
         let service = self.telemetry.service();
         for (Seen { candidate, .. }, record) in seen.iter().zip(&mut self.records) {
-            pace.step().await;
             let standing = candidate.standing();
             let aged = standing.aged(now);
             if aged != standing {
@@ -319,20 +291,15 @@ impl Sweeper {
     ///
     /// Where one tier has enough left, it takes over, and nobody has to put up with bad endpoints:
     /// Envoy's rule, too.
-    async fn weigh<S>(&mut self, snapshot: &Snapshot<S>, now: Tick, pace: &mut Pace) {
+    fn weigh<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
+        let is_well = |entry: &&Entry<S>| entry.candidate().is_well(now);
+        let is_enough = |tier: &Tier<S>| {
+            let left = tier.entries().iter().filter(is_well).count();
+            is_share(left, tier.entries().len(), self.threshold)
+        };
         // Where nobody is ejected, there is nothing to ignore.
-        let (mut missing, mut enough) = (false, false);
-        for tier in snapshot.tiers() {
-            let mut left = 0;
-            for entry in tier.entries() {
-                let candidate = entry.candidate();
-                missing |= candidate.standing().is_missing();
-                left += usize::from(candidate.is_well(now));
-                pace.step().await;
-            }
-            enough |= is_share(left, tier.entries().len(), self.threshold);
-        }
-        let panics = missing && !enough;
+        let any = |entry: &Entry<S>| entry.candidate().standing().is_missing();
+        let panics = snapshot.entries().any(any) && !snapshot.tiers().iter().any(is_enough);
         snapshot.set_panics(panics);
         if std::mem::replace(&mut self.panicked, panics) == panics {
             return;

@@ -7,7 +7,6 @@ use crate::balance::pick::{Tried, pick};
 use crate::balance::rng::Rng;
 use crate::balance::{Policy, Tick};
 
-use super::super::pace::at_once;
 use super::*;
 
 struct Backend;
@@ -76,7 +75,7 @@ impl World {
     }
 
     fn sweep(&mut self, now: u64) {
-        at_once(self.sweeper.sweep(&self.snapshot, at(now)));
+        self.sweeper.sweep(&self.snapshot, at(now));
         self.swept = now;
     }
 
@@ -87,7 +86,7 @@ impl World {
             self.sweep(self.swept + every);
         }
         if self.ward.has_news() {
-            at_once(self.sweeper.sweep(&self.snapshot, at(now)));
+            self.sweeper.sweep(&self.snapshot, at(now));
         }
     }
 
