@@ -4,6 +4,8 @@
 //! installed the test is left out and says so. The pictures that it takes are in the build's
 //! folder, under `tmp/`.
 
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -51,8 +53,10 @@ impl Running {
     }
 }
 
-/// A page in a browser.
+/// A page in a browser, which is closed when this is dropped, also by a test that fails.
 struct Browser {
+    /// Where the driver listens.
+    driver: SocketAddr,
     session: String,
     _driver: Running,
 }
@@ -81,7 +85,9 @@ impl Browser {
         let answer = answer.await.expect("a browser starts").json();
         let id = answer["value"]["sessionId"].as_str();
         let id = id.unwrap_or_else(|| panic!("no session: {answer}"));
+        let port: u16 = port.parse().expect("a port");
         let browser = Self {
+            driver: (Ipv4Addr::LOCALHOST, port).into(),
             session: format!("{root}/{id}"),
             _driver: driver,
         };
@@ -144,6 +150,26 @@ impl Browser {
             .into_iter()
             .filter(|line| line["level"] == "SEVERE")
             .collect()
+    }
+}
+
+/// Only the driver knows its browser, which would outlive it.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let end = || -> io::Result<()> {
+            let wait = Duration::from_secs(5);
+            let mut stream = TcpStream::connect_timeout(&self.driver, wait)?;
+            stream.set_read_timeout(Some(wait))?;
+            let (_, path) = self.session.split_once("/session").unwrap_or_default();
+            write!(
+                stream,
+                "DELETE /session{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+                self.driver
+            )?;
+            // The answer comes when the browser has ended.
+            stream.read(&mut [0; 512]).map(drop)
+        };
+        end().ok();
     }
 }
 

@@ -235,14 +235,12 @@ async fn a_channel_that_is_dropped_ends_its_handshakes() {
     let long = |b: lictor_tower::channel::Builder<_>| b.connect_timeout(Duration::from_secs(600));
     let (_feed, channel) = channel([endpoint], trusting(&authority), long);
     channel.wait_ready().await.unwrap();
-    let calls: Vec<_> = (0..10)
-        .map(|_| tokio::spawn(channel.request(get("/"))))
-        .collect();
-    eventually(SOON, async || silent.open() > 0).await;
-    for call in calls {
-        call.abort();
-        call.await.ok();
+    let mut calls = JoinSet::new();
+    for _ in 0..10 {
+        calls.spawn(channel.request(get("/")));
     }
+    eventually(SOON, async || silent.open() > 0).await;
+    calls.shutdown().await;
     assert_eq!(in_flight(&channel), 0);
     drop(channel);
     eventually(SOON, async || silent.open() == 0).await;
@@ -258,7 +256,7 @@ async fn warming_up_connects_to_32_endpoints_at_a_time_and_once_to_each_that_ref
         let target = format!("127.0.2.{last}:{port}").parse().unwrap();
         Endpoint::new(target)
     });
-    let (_feed, channel) = channel(endpoints, trusting(&authority), |builder| {
+    let (_feed, _channel) = channel(endpoints, trusting(&authority), |builder| {
         builder
             .warm_up(2)
             .connect_timeout(Duration::from_millis(300))
