@@ -76,7 +76,7 @@ impl Load {
         let samples = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = watch::channel(false);
         let (channel, taken) = (channel.clone(), Arc::clone(&samples));
-        let task = tokio::spawn(async move {
+        let task = tokio::runtime::Handle::current().spawn(async move {
             let mut calls = JoinSet::new();
             let mut sent = 0_u32;
             let mut left_out = 0_u32;

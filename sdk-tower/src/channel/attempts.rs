@@ -161,11 +161,22 @@ impl Attempts {
 
     /// All have been asked, and one of them has connections that are in use: they will be free again.
     fn stand_in_line(&mut self, candidate: Arc<Candidate<Upstream>>) -> Result<State, Error> {
-        let line = {
-            let _inside = self.core.runtime.enter();
-            self.core.admission.line()
-        };
-        self.line = Some(line.map_err(|error| self.shed(error))?);
+        // An answer that is kept, in case that nothing better comes, has a connection: perhaps the very
+        // one that this would wait for.
+        if self
+            .effort
+            .as_ref()
+            .is_some_and(|effort| effort.held.is_some())
+        {
+            return Err(self.exhausted(Enough::Nobody));
+        }
+        if self.line.is_none() {
+            let line = {
+                let _inside = self.core.runtime.enter();
+                self.core.admission.line()
+            };
+            self.line = Some(line.map_err(|error| self.shed(error))?);
+        }
         let flight = InFlight::begin(candidate, self.core.balance.now());
         Ok(State::Picked(flight, Need::InLine))
     }
@@ -326,6 +337,12 @@ impl Attempts {
                 self.pass(&flight)
             }
             Poll::Ready(Err(Unavailable::Busy)) => self.pass_by(&flight),
+            Poll::Ready(Err(Unavailable::Retired)) if self.line.is_some() => {
+                self.tale.ends(&self.core.telemetry, &flight, Fate::Left);
+                // The others are asked anew, and what is left of the patience holds for all.
+                self.tried = Tried::of(self.key);
+                self.next()
+            }
             Poll::Ready(Err(Unavailable::Retired)) => self.left(&flight),
             Poll::Ready(Err(Unavailable::Deserted)) => {
                 Step::Fail(Core::deserted().after_sending(self.was_sent))
@@ -334,6 +351,7 @@ impl Attempts {
     }
 
     fn send(&mut self, flight: InFlight<Upstream>, mut lease: Lease) -> Step {
+        self.line = None;
         let Some(mut request) = self.request.take() else {
             // Every way here has put a request in its place.
             return Step::Fail(self.exhausted(Enough::Nobody));
@@ -366,7 +384,8 @@ impl Attempts {
         self.tale.ends(&self.core.telemetry, flight, Fate::Busy);
         self.busy_seen = self.busy_seen.saturating_add(1);
         self.busy.get_or_insert_with(|| Arc::clone(flight));
-        self.pass(flight)
+        self.tried.note(flight.id());
+        self.next()
     }
 
     /// The endpoint has left since it was picked.
@@ -402,7 +421,7 @@ impl Attempts {
         } = failed;
         let clock = self.core.balance.clock();
         let unsent = match fault {
-            Fault::Unprocessed => self.repetition(),
+            Fault::Unprocessed => unsent.or_else(|| self.repetition()),
             Fault::Body | Fault::Connection => unsent,
         };
         let reused = lease.is_reused();

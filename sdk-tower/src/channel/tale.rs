@@ -111,8 +111,9 @@ impl Tale {
     /// The attempt under way is over.
     pub(super) fn ends(&mut self, telemetry: &Telemetry, flight: &InFlight<Upstream>, fate: Fate) {
         self.is_trying = false;
-        // That an endpoint has left is no failure of the attempt: nobody was asked.
-        if fate != Fate::Left {
+        // That an endpoint has left, or that its connections are all in use, is no failure of the
+        // attempt: nobody was asked.
+        if !matches!(fate, Fate::Left | Fate::Busy) {
             self.last = Some(fate);
         }
         telemetry.attempt_ended(fate, flight.backend().counts());

@@ -399,6 +399,6 @@ pub(crate) async fn nobody() -> Target {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let target = Target::try_from(socket.local_addr().unwrap()).unwrap();
     // Bound until the process ends: else a server of another test may get the port.
-    std::mem::forget(socket);
+    Box::leak(Box::new(socket));
     target
 }

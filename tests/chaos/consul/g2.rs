@@ -63,7 +63,7 @@ async fn g2_a_kill_costs_what_was_in_flight_there_and_may_not_be_repeated() {
         .expect("the port is free");
     let accepted = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&accepted);
-    let closing = tokio::spawn(async move {
+    let closing = tokio::runtime::Handle::current().spawn(async move {
         while listener.accept().await.is_ok() {
             counted.fetch_add(1, Ordering::SeqCst);
         }

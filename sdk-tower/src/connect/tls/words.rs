@@ -65,9 +65,12 @@ impl StdError for Refusal {
 }
 
 /// Tells a refusal from other failures to read.
+///
+/// Only an alert about our certificate is one: a server looks at that before it processes anything.
+/// Any other, such as `bad_record_mac`, may come at any time, and after a request was processed.
 pub(super) fn of_reading(error: io::Error) -> io::Error {
     match of_rustls(&error) {
-        Some(cause @ Rustls::AlertReceived(_)) => {
+        Some(cause @ Rustls::AlertReceived(alert)) if is_about_certificate(*alert) => {
             let hint = hint_of(cause);
             let cause = cause.clone();
             io::Error::new(error.kind(), Refusal { hint, cause })
@@ -79,6 +82,19 @@ pub(super) fn of_reading(error: io::Error) -> io::Error {
 /// Whether the endpoint has refused the handshake: it has then processed nothing.
 pub(in crate::connect) fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Refusal>())
+}
+
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+    )
 }
 
 fn of_rustls(error: &io::Error) -> Option<&Rustls> {
@@ -131,4 +147,30 @@ fn hint_of(error: &Rustls) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(alert: AlertDescription) -> bool {
+        let error = io::Error::new(io::ErrorKind::InvalidData, Rustls::AlertReceived(alert));
+        is_refusal(&of_reading(error))
+    }
+
+    #[test]
+    fn only_an_alert_about_our_certificate_says_that_nothing_was_processed() {
+        assert!(read(AlertDescription::CertificateRequired));
+        assert!(read(AlertDescription::UnknownCA));
+        for alert in [
+            AlertDescription::BadRecordMac,
+            AlertDescription::DecryptError,
+            AlertDescription::DecodeError,
+            AlertDescription::InternalError,
+            AlertDescription::AccessDenied,
+            AlertDescription::UserCanceled,
+        ] {
+            assert!(!read(alert), "{alert:?}");
+        }
+    }
 }
