@@ -6,11 +6,13 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use lictor_tower::channel::{Builder, Channel, Policy, Protocol};
 use lictor_tower::error::ErrorKind;
+use lictor_tower::retry::RetryPolicy;
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::scripted::{Scripted, over, status};
 use crate::support::{
     Server, Told, channel_with, eventually, get, in_flight, nobody, post, registry, text, who,
 };
@@ -390,4 +392,55 @@ async fn options_that_cannot_work_are_refused_with_what_would() {
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.to_string().contains(says), "{error}");
     }
+}
+
+#[tokio::test]
+async fn requests_in_line_at_an_endpoint_that_leaves_stand_in_line_elsewhere() {
+    let servers = [Server::start().await, Server::start().await];
+    let (registry, channel) = channel_with(&[&servers[0], &servers[1]], bounded(1));
+    let mut slow = JoinSet::new();
+    for _ in 0..2 {
+        let call = channel.request(get("/slow"));
+        slow.spawn(async move { text(call.await.unwrap()).await });
+    }
+    eventually("both are busy", || {
+        servers.iter().all(|server| server.seen.requests() == 1)
+    })
+    .await;
+    let mut waiting = JoinSet::new();
+    for _ in 0..8 {
+        let call = channel.request(get("/"));
+        waiting.spawn(async move { text(call.await.unwrap()).await });
+    }
+    eventually("all stand in line", || channel.snapshot().waiting == 8).await;
+    registry.tell(&[&servers[1].target]);
+    eventually("the other one has left", || channel.endpoints().len() <= 2).await;
+    servers[1].seen.gate.add_permits(1);
+    let stayed = servers[1].port().to_string();
+    while let Some(answer) = waiting.join_next().await {
+        assert_eq!(answer.unwrap(), stayed);
+    }
+    servers[0].seen.gate.add_permits(1);
+    while let Some(answer) = slow.join_next().await {
+        answer.unwrap();
+    }
+    assert_eq!(in_flight(&channel), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_kept_does_not_hold_up_the_retry_that_it_is_kept_for() {
+    let server = Scripted::start(|_| status(503)).await;
+    let (_registry, channel) = over(&[&server], |builder| {
+        let builder = builder
+            .retry(RetryPolicy::new())
+            .max_connections_per_endpoint(1);
+        builder.waiting_timeout(Duration::from_secs(600))
+    });
+    let call = tokio::time::timeout(Duration::from_secs(30), channel.request(get("/")));
+    let response = call
+        .await
+        .expect("it waits for its own connection")
+        .unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(text(response).await, "no");
 }
