@@ -54,6 +54,33 @@ impl<S: Source + Unpin> Part<S> {
     }
 }
 
+/// Reads all sources; whether a set is to be made of what they have told.
+pub(super) fn is_due<S: Source + Unpin>(
+    parts: &mut [Part<S>],
+    patience: &mut Patience,
+    is_told: bool,
+    cx: &mut Context<'_>,
+) -> bool {
+    let mut news = false;
+    for part in parts.iter_mut() {
+        news |= part.read(cx);
+    }
+    if is_told {
+        news
+    } else {
+        patience.is_enough(parts, cx)
+    }
+}
+
+/// Tells a set, unless it is the one that was told before.
+pub(super) fn tell(told: &mut Option<EndpointSet>, set: EndpointSet) -> Poll<Option<EndpointSet>> {
+    if told.as_ref() == Some(&set) {
+        return Poll::Pending;
+    }
+    *told = Some(set.clone());
+    Poll::Ready(Some(set))
+}
+
 /// The status of all sources together: live if all are, and otherwise that of the worst.
 ///
 /// One that is unknown is passed over, because the others are told without it.

@@ -104,23 +104,12 @@ impl<S: Source + Unpin> Stream for Ranked<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EndpointSet>> {
         let this = &mut *self;
-        let mut news = false;
-        for part in &mut this.sources {
-            news |= part.read(cx);
-        }
-        let is_due = match this.told {
-            Some(_) => news,
-            None => this.patience.is_enough(&this.sources, cx),
-        };
-        if !is_due {
+        let is_told = this.told.is_some();
+        if !parts::is_due(&mut this.sources, &mut this.patience, is_told, cx) {
             return Poll::Pending;
         }
         let set = this.merged();
-        if this.told.as_ref() == Some(&set) {
-            return Poll::Pending;
-        }
-        this.told = Some(set.clone());
-        Poll::Ready(Some(set))
+        parts::tell(&mut this.told, set)
     }
 }
 
