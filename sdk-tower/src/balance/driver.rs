@@ -11,7 +11,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_core::Stream;
 use tokio::sync::watch;
-use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until};
 
 use crate::endpoint::{Endpoint, EndpointSet, Target};
@@ -23,6 +22,7 @@ use super::hash;
 use super::loads::Loads;
 use super::lost::Guard;
 use super::newcomer;
+use super::pace::Pace;
 use super::rng::Rng;
 use super::snapshot::{Phase, Rank, Seat, Snapshot};
 use super::sweep::{self, Sweeper};
@@ -33,9 +33,6 @@ use super::{Backend, Balance, Policy, Rules};
 /// How often shares are reckoned anew while they change by themselves: often enough for a share to
 /// grow in steps that nobody notices, and for a group of endpoints that fails to be left soon.
 const SHARES_EVERY: Duration = Duration::from_millis(250);
-
-/// How many endpoints the driver works on before it lets others run: some tenths of a millisecond.
-const AT_A_TIME: usize = 256;
 
 /// Sets up a balanced service and starts its driver.
 ///
@@ -220,35 +217,41 @@ where
             Some(subset) => subset.of(set),
             None => set.iter().collect(),
         };
+        let mut pace = Pace::default();
         // Where all are new there is nobody who could do their work meanwhile.
-        let others = used.iter().any(|e| self.members.contains_key(e.target()));
-        let joined = (others && !self.rules.slow_start.is_zero()).then_some(now);
+        let mut others = false;
+        if !self.rules.slow_start.is_zero() {
+            for endpoint in &used {
+                others = self.members.contains_key(endpoint.target());
+                if others {
+                    break;
+                }
+                pace.step().await;
+            }
+        }
+        let joined = others.then_some(now);
         let mut seats = Vec::with_capacity(used.len());
         for endpoint in used {
             seats.push(self.admit(endpoint, round, joined, balance.telemetry.service()));
-            if seats.len() % AT_A_TIME == 0 {
-                yield_now().await;
-            }
+            pace.long_step().await;
         }
-        self.seats = seats;
+        let former = std::mem::replace(&mut self.seats, seats);
+        pace.free(former).await;
         self.arrange(&balance, now).await;
-        for newcomer in self.newcomers.drain(..) {
+        for newcomer in std::mem::take(&mut self.newcomers) {
             S::joined(&newcomer, balance.clock());
+            pace.step().await;
         }
         // Out of rotation first, then retired: whoever picks now finds the new set, and whoever
         // picked before finds its request refused unsent by the retired backend.
         let left = self.members.extract_if(|_, member| member.seen != round);
-        let left: Vec<_> = left.collect();
-        for some in left.chunks(AT_A_TIME) {
-            for (target, member) in some {
-                let service = balance.telemetry.service();
-                tracing::debug!(service, %target, "endpoint has left");
-                member.candidate.backend().retire();
-                balance.part(Arc::clone(&member.candidate));
-            }
-            yield_now().await;
+        for (target, member) in left {
+            let service = balance.telemetry.service();
+            tracing::debug!(service, %target, "endpoint has left");
+            member.candidate.backend().retire();
+            balance.part(member.candidate);
+            pace.long_step().await;
         }
-        drop(left);
         self.forget().await;
         Some(())
     }
@@ -257,12 +260,11 @@ where
     async fn arrange(&mut self, balance: &Balance<S>, now: Tick) {
         let before = balance.snapshot();
         let (seats, rules) = (&self.seats, &self.rules);
-        let snapshot = Snapshot::arranged(seats, rules, &before, &mut self.rng, now);
+        let snapshot = Snapshot::arranged(seats, rules, &before, &mut self.rng, now).await;
         self.spreading = snapshot.has_distances();
         self.growing = seats.iter().any(|seat| seat.joined.is_some());
-        yield_now().await;
         // The share that may be out is that of this set from its first moment on.
-        self.sweeper.sweep(&snapshot, now);
+        self.sweeper.sweep(&snapshot, now).await;
         snapshot.spread(now);
         self.outdated.push(balance.publish(snapshot));
     }
@@ -299,13 +301,13 @@ where
         if self.rules.care.weighs_reports && self.loads.weigh(&snapshot, now) {
             self.arrange(&balance, now).await;
         } else {
-            self.sweeper.sweep(&snapshot, now);
+            self.sweeper.sweep(&snapshot, now).await;
             snapshot.spread(now);
         }
         // Who has finished is held no longer.
-        let leaving = balance.leaving();
+        balance.dismiss().await;
         if Gauges::ARE_TOLD {
-            self.measure(&leaving);
+            self.measure(&balance.leaving());
         }
         Some(())
     }
@@ -339,12 +341,10 @@ where
     async fn forget(&mut self) {
         let free = |old: &mut Arc<_>| Arc::strong_count(old) == 1;
         let outdated: Vec<_> = self.outdated.extract_if(.., free).collect();
+        let mut pace = Pace::default();
         for old in outdated.into_iter().filter_map(Arc::into_inner) {
-            for mut entries in old.into_entries() {
-                while !entries.is_empty() {
-                    entries.truncate(entries.len().saturating_sub(AT_A_TIME));
-                    yield_now().await;
-                }
+            for entries in old.into_entries() {
+                pace.free(entries).await;
             }
         }
     }

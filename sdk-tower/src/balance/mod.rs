@@ -18,6 +18,7 @@ mod judge;
 mod loads;
 mod lost;
 mod newcomer;
+mod pace;
 mod pick;
 mod report;
 mod ring;
@@ -50,6 +51,7 @@ pub(crate) use candidate::{Candidate, InFlight};
 pub(crate) use driver::start;
 pub use eject::{Ejection, Reason};
 pub use lost::Lost;
+use pace::Pace;
 pub(crate) use pick::{MOST_ATTEMPTS, Tried};
 pub use report::LoadReport;
 pub(crate) use rng::Rng;
@@ -184,6 +186,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     }
 }
 
+/// How many of those that leave are looked at under their lock.
+const LOOKED_AT: usize = 64;
+
 /// One balanced service: the current snapshot, and the task that renews it.
 ///
 /// The task ends when this is dropped, and all backends are retired.
@@ -307,9 +312,34 @@ impl<S: Backend> Balance<S> {
 
     /// Endpoints that have left and have requests under way still.
     pub(crate) fn leaving(&self) -> Vec<Arc<Candidate<S>>> {
+        let leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = leaving.iter().filter(|one| one.in_flight() > 0);
+        busy.cloned().collect()
+    }
+
+    /// Lets go of those that have left and have nothing under way any more; only the driver does.
+    async fn dismiss(&self) {
+        let mut pace = Pace::default();
+        let mut place = 0;
+        while let Some(done) = self.dismissed(&mut place) {
+            pace.list(LOOKED_AT).await;
+            pace.free(done).await;
+        }
+    }
+
+    /// Those that are done among the next of the list, from a place in it on. None at its end.
+    fn dismissed(&self, place: &mut usize) -> Option<Vec<Arc<Candidate<S>>>> {
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        leaving.retain(|candidate| candidate.in_flight() > 0);
-        leaving.clone()
+        leaving.get(*place)?;
+        let mut done = Vec::new();
+        for _ in 0..LOOKED_AT {
+            match leaving.get(*place).map(|one| one.in_flight() > 0) {
+                Some(true) => *place += 1,
+                Some(false) => done.push(leaving.swap_remove(*place)),
+                None => break,
+            }
+        }
+        Some(done)
     }
 
     /// An endpoint leaves; only the driver says so.

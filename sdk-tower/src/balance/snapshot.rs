@@ -8,6 +8,7 @@ use crate::endpoint::Endpoint;
 
 use super::candidate::Candidate;
 use super::newcomer;
+use super::pace::Pace;
 use super::ring::{self, Ring, Station};
 use super::rng::Rng;
 use super::sample::Sampler;
@@ -125,24 +126,30 @@ impl<S> Snapshot<S> {
     ///
     /// "A client MUST attempt to contact the target host with the lowest-numbered priority it can
     /// reach" (RFC 2782). Within a priority, weight 0 is for when nobody else is left.
-    pub(crate) fn arranged(
+    pub(crate) async fn arranged(
         seats: &[Seat<S>],
         rules: &Rules,
         before: &Self,
         rng: &mut Rng,
         now: Tick,
-    ) -> Self {
-        let median = median(seats.iter().map(|seat| &seat.candidate), now);
+    ) -> Self
+    where
+        S: Send + Sync,
+    {
+        let mut pace = Pace::default();
+        let median = median(seats, now, &mut pace).await;
         let grown = |seat: &Seat<S>| match rules.policy {
             // A key must not wander from one to the other while a share grows.
             Policy::RingHash => newcomer::WHOLE,
             _ => newcomer::share(seat.joined, rules.slow_start, now),
         };
-        let mut entries: Vec<_> = seats
-            .iter()
-            .map(|seat| Entry::new(seat, grown(seat)))
-            .collect();
+        let mut entries = Vec::with_capacity(seats.len());
+        for seat in seats {
+            entries.push(Entry::new(seat, grown(seat)));
+            pace.step().await;
+        }
         entries.sort_by_key(|entry| entry.rank);
+        pace.list(entries.len()).await;
         let mut tiers = Vec::new();
         let mut entries = entries.into_iter().peekable();
         while let Some(first) = entries.next() {
@@ -151,8 +158,9 @@ impl<S> Snapshot<S> {
             while let Some(next) = entries.next_if(|entry| entry.rank == rank) {
                 tier.push(next);
             }
+            pace.list(tier.len()).await;
             let before = before.tiers.iter().find(|tier| tier.rank == rank);
-            tiers.push(Tier::new(rank, tier, rules.policy, before, rng));
+            tiers.push(Tier::new(rank, tier, rules.policy, before, rng, &mut pace).await);
         }
         Self {
             known: true,
@@ -242,6 +250,11 @@ impl<S> Snapshot<S> {
         self.tiers.into_iter().map(|tier| tier.entries.into_vec())
     }
 
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.tiers.iter().map(|tier| tier.entries.len()).sum()
+    }
+
     /// All entries, the preferred ones first.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry<S>> {
         self.tiers.iter().flat_map(|tier| tier.entries.iter())
@@ -277,14 +290,18 @@ fn health<S>(tiers: &[Tier<S>], now: Tick) -> Option<f64> {
 }
 
 impl<S> Tier<S> {
-    fn new(
+    async fn new(
         rank: Rank,
         mut entries: Vec<Entry<S>>,
         policy: Policy,
         before: Option<&Self>,
         rng: &mut Rng,
-    ) -> Self {
-        let weights = drawn(&entries);
+        pace: &mut Pace,
+    ) -> Self
+    where
+        S: Send + Sync,
+    {
+        let weights = drawn(&entries, pace).await;
         for (entry, relief) in entries.iter_mut().zip(reliefs(&weights)) {
             entry.relief = relief;
         }
@@ -303,9 +320,12 @@ impl<S> Tier<S> {
             let before = before.and_then(|tier| tier.ring.as_ref());
             Ring::new(stations.collect(), before)
         });
+        pace.list(entries.len()).await;
+        let sampler = Sampler::new(&weights);
+        pace.list(entries.len()).await;
         Self {
             rank,
-            sampler: Sampler::new(&weights),
+            sampler,
             turns,
             ring,
             whole: entries.iter().map(|e| f64::from(e.weight.max(1))).sum(),
@@ -374,23 +394,30 @@ impl<S> Entry<S> {
 
 /// The weights that endpoints are drawn by: those of the source, each as far as it has grown, times
 /// its factor.
-fn drawn<S>(entries: &[Entry<S>]) -> Vec<u64> {
+async fn drawn<S: Send + Sync>(entries: &[Entry<S>], pace: &mut Pace) -> Vec<u64> {
     /// Fine enough for a factor of a tenth on a weight of one.
     const GRAIN: f64 = 100.0;
     // If all have the same part of their weights, it is as if they had the whole.
     let mut pairs = entries.windows(2);
     let alike = pairs.all(|pair| matches!(pair, [one, other] if one.grown == other.grown));
-    let plain = entries.iter().all(|entry| entry.candidate.factor() == 1.0);
+    // Read once: each is somewhere else in memory.
+    let mut factors = Vec::with_capacity(entries.len());
+    for entry in entries {
+        factors.push(entry.candidate.factor());
+        pace.step().await;
+    }
+    let plain = factors.iter().all(|factor| *factor == 1.0);
     entries
         .iter()
-        .map(|entry| {
+        .zip(factors)
+        .map(|(entry, factor)| {
             let grown = if alike { 1 } else { entry.grown };
             let weight = u64::from(entry.weight) * u64::from(grown);
             if plain || weight == 0 {
                 return weight;
             }
             let grown = f64::from(entry.weight) * f64::from(grown);
-            let drawn = (grown * f64::from(entry.candidate.factor()) * GRAIN).max(1.0);
+            let drawn = (grown * f64::from(factor) * GRAIN).max(1.0);
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -425,14 +452,15 @@ fn reliefs(weights: &[u64]) -> Vec<f32> {
 }
 
 /// The middle of what is measured; penalties are no measurements.
-fn median<'a, S: 'a>(
-    candidates: impl Iterator<Item = &'a Arc<Candidate<S>>>,
-    now: Tick,
-) -> Option<f32> {
-    let mut known: Vec<f32> = candidates
-        .filter(|candidate| candidate.estimate().is_some_and(|e| !e.is_penalty()))
-        .filter_map(|candidate| candidate.faded(now))
-        .collect();
+async fn median<S: Send + Sync>(seats: &[Seat<S>], now: Tick, pace: &mut Pace) -> Option<f32> {
+    let mut known = Vec::with_capacity(seats.len());
+    for seat in seats {
+        let candidate = &seat.candidate;
+        if candidate.estimate().is_some_and(|e| !e.is_penalty()) {
+            known.extend(candidate.faded(now));
+        }
+        pace.step().await;
+    }
     if known.is_empty() {
         return None;
     }
@@ -442,7 +470,7 @@ fn median<'a, S: 'a>(
 }
 
 #[cfg(test)]
-impl<S> Snapshot<S> {
+impl<S: Send + Sync> Snapshot<S> {
     /// Candidates with priority and weight.
     pub(crate) fn new(members: Vec<(Arc<Candidate<S>>, u16, u32)>, now: Tick) -> Self {
         Self::under(Policy::default(), members, now)
@@ -467,7 +495,9 @@ impl<S> Snapshot<S> {
 
     pub(crate) fn seated(policy: Policy, seats: &[Seat<S>], now: Tick) -> Self {
         let rules = Rules::of(policy);
-        let snapshot = Self::arranged(seats, &rules, &Self::unknown(), &mut Rng::seeded(1), now);
+        let (before, mut rng) = (Self::unknown(), Rng::seeded(1));
+        let snapshot = Self::arranged(seats, &rules, &before, &mut rng, now);
+        let snapshot = super::pace::at_once(snapshot);
         snapshot.spread(now);
         snapshot
     }

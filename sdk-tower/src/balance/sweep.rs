@@ -14,7 +14,8 @@ use super::candidate::Candidate;
 use super::eject::Reason;
 use super::judge::{self, Latencies, Tally, Window};
 use super::lost::is_share;
-use super::snapshot::{Entry, Snapshot, Tier};
+use super::pace::Pace;
+use super::snapshot::Snapshot;
 use super::standing::{Stage, Standing};
 use super::tick::Tick;
 use super::ward::Ward;
@@ -80,26 +81,37 @@ impl Sweeper {
         self
     }
 
-    /// Looks at all endpoints of a snapshot.
-    pub(crate) fn sweep<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
-        self.align(snapshot, now);
-        let seen = self.read(snapshot, now);
-        self.hasten(&seen, now);
+    /// Looks at all endpoints of a snapshot, in pieces: requests may come between them, as they do
+    /// on other threads.
+    pub(crate) async fn sweep<S: Send + Sync>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
+        let mut pace = Pace::default();
+        self.align(snapshot, now, &mut pace).await;
+        let seen = self.read(snapshot, now, &mut pace).await;
+        self.hasten(&seen, now, &mut pace).await;
         if !self.ward.is_off() {
-            self.tell_slowness(&seen);
-            self.judge(&seen, now);
-            self.look_after(&seen, now);
+            self.tell_slowness(&seen, &mut pace).await;
+            self.judge(&seen, now, &mut pace).await;
+            self.look_after(&seen, now, &mut pace).await;
         }
-        self.weigh(snapshot, now);
+        self.weigh(snapshot, now, &mut pace).await;
     }
 
     /// Puts the records into the order of the snapshot, and forgets endpoints that have left.
-    fn align<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
-        let ids = || snapshot.entries().map(|entry| entry.candidate().id());
-        if ids().eq(self.records.iter().map(|record| record.id)) {
+    async fn align<S: Send + Sync>(&mut self, snapshot: &Snapshot<S>, now: Tick, pace: &mut Pace) {
+        let mut expected = self.records.iter().map(|record| record.id);
+        let mut alike = true;
+        for entry in snapshot.entries() {
+            alike = expected.next() == Some(entry.candidate().id());
+            if !alike {
+                break;
+            }
+            pace.step().await;
+        }
+        if alike && expected.next().is_none() {
             return;
         }
         let last = self.records.iter().map(|record| record.id).max();
+        let len = snapshot.len();
         let mut records = std::mem::take(&mut self.records).into_iter();
         // Mostly few come and go, and the others keep their order: then there is little in here.
         let mut passed: HashMap<u32, Record> = HashMap::new();
@@ -119,46 +131,52 @@ impl Sweeper {
             }
             None
         };
-        self.records = snapshot
-            .entries()
-            .map(|entry| {
-                let candidate = entry.candidate();
-                let new = || Record {
-                    id: candidate.id(),
-                    window: Window::new(candidate.tally(), now),
-                    trouble: 0,
-                    passed: 0,
-                    stood: Standing::default(),
-                };
-                known(candidate.id()).unwrap_or_else(new)
-            })
-            .collect();
+        let mut aligned = Vec::with_capacity(len);
+        for entry in snapshot.entries() {
+            let candidate = entry.candidate();
+            let new = || Record {
+                id: candidate.id(),
+                window: Window::new(candidate.tally(), now),
+                trouble: 0,
+                passed: 0,
+                stood: Standing::default(),
+            };
+            aligned.push(known(candidate.id()).unwrap_or_else(new));
+            pace.step().await;
+        }
+        self.records = aligned;
     }
 
-    fn read<'a, S>(&mut self, snapshot: &'a Snapshot<S>, now: Tick) -> Vec<Seen<'a, S>> {
+    async fn read<'a, S: Send + Sync>(
+        &mut self,
+        snapshot: &'a Snapshot<S>,
+        now: Tick,
+        pace: &mut Pace,
+    ) -> Vec<Seen<'a, S>> {
         let enough = self.ward.ejection().success_rate_requests;
-        let entries = snapshot.entries().zip(&mut self.records);
-        entries
-            .map(|(entry, record)| {
-                let candidate = entry.candidate();
-                let tally = candidate.tally();
-                if candidate.standing().is_out() {
-                    // What led to it is not held against it when it is back.
-                    record.window = Window::new(tally, now);
-                }
-                Seen {
-                    candidate,
-                    tally,
-                    recent: record.window.read(tally, now, enough),
-                }
-            })
-            .collect()
+        let mut seen = Vec::with_capacity(snapshot.len());
+        for (entry, record) in snapshot.entries().zip(&mut self.records) {
+            let candidate = entry.candidate();
+            let tally = candidate.tally();
+            if candidate.standing().is_out() {
+                // What led to it is not held against it when it is back.
+                record.window = Window::new(tally, now);
+            }
+            seen.push(Seen {
+                candidate,
+                tally,
+                recent: record.window.read(tally, now, enough),
+            });
+            pace.step().await;
+        }
+        seen
     }
 
     /// Lets failing endpoints be asked again when enough requests have passed by.
-    fn hasten<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
+    async fn hasten<S: Send + Sync>(&mut self, seen: &[Seen<'_, S>], now: Tick, pace: &mut Pace) {
         let total: u64 = seen.iter().map(|one| one.tally.requests()).sum();
         for (one, record) in seen.iter().zip(&mut self.records) {
+            pace.step().await;
             let refusals = one.candidate.refusal().map_or(0, |(count, _)| count);
             let trouble = one.tally.failures.wrapping_add(u64::from(refusals));
             if trouble != record.trouble {
@@ -187,34 +205,41 @@ impl Sweeper {
         }
     }
 
-    fn tell_slowness<S>(&self, seen: &[Seen<'_, S>]) {
+    async fn tell_slowness<S: Send + Sync>(&self, seen: &[Seen<'_, S>], pace: &mut Pace) {
         let known = |one: &Seen<'_, S>| {
             let estimate = one.candidate.estimate().filter(|e| !e.is_penalty());
             estimate.map(|estimate| estimate.latency().as_secs_f32())
         };
-        let latencies = Latencies::new(seen.iter().filter_map(known).collect());
+        let mut measured = Vec::with_capacity(seen.len());
         for one in seen {
+            measured.extend(known(one));
+            pace.step().await;
+        }
+        let latencies = Latencies::new(measured);
+        for one in seen {
+            pace.step().await;
             let limit = latencies.limit(self.ward.ejection(), known(one));
             one.candidate.set_slow_above(limit);
         }
     }
 
-    fn judge<S>(&self, seen: &[Seen<'_, S>], now: Tick) {
+    async fn judge<S: Send + Sync>(&self, seen: &[Seen<'_, S>], now: Tick, pace: &mut Pace) {
         let ejection = self.ward.ejection();
         let most = ejection.most(seen.len());
         // The set may have shrunk: those go back first whose time is over first. The keys are
         // read once, because a trial may end meanwhile.
-        let mut out: Vec<_> = seen
-            .iter()
-            .filter_map(|one| {
-                let standing = one.candidate.standing();
-                let wait = match standing.stage() {
-                    Stage::Returning => 0,
-                    _ => standing.at().millis_since(now),
-                };
-                standing.is_out().then_some((wait, one.candidate))
-            })
-            .collect();
+        let mut out = Vec::new();
+        for one in seen {
+            let standing = one.candidate.standing();
+            let wait = match standing.stage() {
+                Stage::Returning => 0,
+                _ => standing.at().millis_since(now),
+            };
+            if standing.is_out() {
+                out.push((wait, one.candidate));
+            }
+            pace.step().await;
+        }
         out.sort_by_key(|(wait, _)| *wait);
         for (_, candidate) in out.iter().take(out.len().saturating_sub(most)) {
             let standing = candidate.standing();
@@ -224,8 +249,10 @@ impl Sweeper {
 
         let rates: Vec<Tally> = seen.iter().map(|one| one.recent).collect();
         let least = judge::least_success(ejection, &rates);
+        pace.list(rates.len()).await;
         let mut bad = Vec::new();
         for one in seen {
+            pace.step().await;
             let standing = one.candidate.standing();
             if standing.is_out() {
                 continue;
@@ -260,9 +287,15 @@ impl Sweeper {
     }
 
     /// What time does to the standings, and what the log is told of them.
-    fn look_after<S>(&mut self, seen: &[Seen<'_, S>], now: Tick) {
+    async fn look_after<S: Send + Sync>(
+        &mut self,
+        seen: &[Seen<'_, S>],
+        now: Tick,
+        pace: &mut Pace,
+    ) {
         let service = self.telemetry.service();
         for (Seen { candidate, .. }, record) in seen.iter().zip(&mut self.records) {
+            pace.step().await;
             let standing = candidate.standing();
             let aged = standing.aged(now);
             if aged != standing {
@@ -291,15 +324,20 @@ impl Sweeper {
     ///
     /// Where one tier has enough left, it takes over, and nobody has to put up with bad endpoints:
     /// Envoy's rule, too.
-    fn weigh<S>(&mut self, snapshot: &Snapshot<S>, now: Tick) {
-        let is_well = |entry: &&Entry<S>| entry.candidate().is_well(now);
-        let is_enough = |tier: &Tier<S>| {
-            let left = tier.entries().iter().filter(is_well).count();
-            is_share(left, tier.entries().len(), self.threshold)
-        };
+    async fn weigh<S: Send + Sync>(&mut self, snapshot: &Snapshot<S>, now: Tick, pace: &mut Pace) {
         // Where nobody is ejected, there is nothing to ignore.
-        let any = |entry: &Entry<S>| entry.candidate().standing().is_missing();
-        let panics = snapshot.entries().any(any) && !snapshot.tiers().iter().any(is_enough);
+        let (mut missing, mut enough) = (false, false);
+        for tier in snapshot.tiers() {
+            let mut left = 0;
+            for entry in tier.entries() {
+                let candidate = entry.candidate();
+                missing |= candidate.standing().is_missing();
+                left += usize::from(candidate.is_well(now));
+                pace.step().await;
+            }
+            enough |= is_share(left, tier.entries().len(), self.threshold);
+        }
+        let panics = missing && !enough;
         snapshot.set_panics(panics);
         if std::mem::replace(&mut self.panicked, panics) == panics {
             return;

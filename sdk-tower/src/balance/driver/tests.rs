@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Context;
 
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 
 use crate::balance::{Care, Choice, InFlight, Lost, Picker, Tick, Tried};
 

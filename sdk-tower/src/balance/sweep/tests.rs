@@ -7,6 +7,8 @@ use crate::balance::pick::{Tried, pick};
 use crate::balance::rng::Rng;
 use crate::balance::{Policy, Tick};
 
+use super::super::pace::at_once;
+use super::super::snapshot::Entry;
 use super::*;
 
 struct Backend;
@@ -75,7 +77,7 @@ impl World {
     }
 
     fn sweep(&mut self, now: u64) {
-        self.sweeper.sweep(&self.snapshot, at(now));
+        at_once(self.sweeper.sweep(&self.snapshot, at(now)));
         self.swept = now;
     }
 
@@ -86,7 +88,7 @@ impl World {
             self.sweep(self.swept + every);
         }
         if self.ward.has_news() {
-            self.sweeper.sweep(&self.snapshot, at(now));
+            at_once(self.sweeper.sweep(&self.snapshot, at(now)));
         }
     }
 
