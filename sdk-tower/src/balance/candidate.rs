@@ -136,8 +136,10 @@ impl<S> Candidate<S> {
 
     /// Nothing keeps requests away from it, whatever the time: that of nearly all at nearly any
     /// time.
+    #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.refusals.load(Ordering::Relaxed) == 0 && self.standing().is_plain()
+        self.refusals.load(Ordering::Relaxed) == 0
+            && Standing::is_plain_word(self.standing.load(Ordering::Relaxed))
     }
 
     /// Whether connections to it are known to fail and it is not time to try again.

@@ -385,6 +385,7 @@ pub(crate) enum Choice<S> {
     Unknown,
 }
 
+#[inline]
 fn choose<S>(
     snapshot: &Snapshot<S>,
     policy: Policy,
@@ -429,6 +430,7 @@ impl<S: Backend> Picker<S> {
     }
 
     /// Picks the endpoint for a new request: no lock, no allocation.
+    #[inline]
     pub(crate) fn pick(
         &mut self,
         balance: &Balance<S>,

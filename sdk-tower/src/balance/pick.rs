@@ -76,6 +76,7 @@ impl Tried {
 /// In a panic, that is if too few are left, ejections are ignored from the start: what is left
 /// would be swamped. Refusals are not: one that accepts no connection takes no load off the
 /// others, however often it is tried.
+#[inline]
 pub(crate) fn pick<'a, S>(
     snapshot: &'a Snapshot<S>,
     policy: Policy,
@@ -92,21 +93,14 @@ pub(crate) fn pick<'a, S>(
     };
     // Drawn once: a second draw for those who are ejected would favour whoever is near.
     let favoured = snapshot.favoured(tried.len(), rng);
-    rule.reachable(snapshot, favoured, rng)
-        .or_else(|| {
-            let anybody = Rule {
-                heeds: false,
-                ..rule
-            };
-            rule.heeds
-                .then(|| anybody.reachable(snapshot, favoured, rng))
-                .flatten()
-        })
-        .or_else(|| {
-            let mut tiers = snapshot.tiers().iter();
-            tiers.find_map(|tier| rule.least_loaded(tier))
-        })
-        .map(Entry::candidate)
+    // Nearly all picks end here: nobody in the first tier is nearer than others, or out.
+    if favoured.is_empty()
+        && let Some(first) = snapshot.tiers().first()
+        && let Some(entry) = rule.one_of(first, rng)
+    {
+        return Some(entry.candidate());
+    }
+    rule.anybody(snapshot, favoured, rng).map(Entry::candidate)
 }
 
 struct Rule<'a, T> {
@@ -119,6 +113,30 @@ struct Rule<'a, T> {
 }
 
 impl<T: Time> Rule<'_, T> {
+    /// Whoever can be reached; then those that are ejected; then those that refused of late.
+    #[cold]
+    fn anybody<'a, S>(
+        &self,
+        snapshot: &'a Snapshot<S>,
+        favoured: Favoured<'a, S>,
+        rng: &mut Rng,
+    ) -> Option<&'a Entry<S>> {
+        self.reachable(snapshot, favoured, rng)
+            .or_else(|| {
+                let heedless = Rule {
+                    heeds: false,
+                    ..*self
+                };
+                self.heeds
+                    .then(|| heedless.reachable(snapshot, favoured, rng))
+                    .flatten()
+            })
+            .or_else(|| {
+                let mut tiers = snapshot.tiers().iter();
+                tiers.find_map(|tier| self.least_loaded(tier))
+            })
+    }
+
     fn reachable<'a, S>(
         &self,
         snapshot: &'a Snapshot<S>,
@@ -126,33 +144,51 @@ impl<T: Time> Rule<'_, T> {
         rng: &mut Rng,
     ) -> Option<&'a Entry<S>> {
         let mut tiers = favoured.iter().chain(snapshot.tiers());
-        tiers.find_map(|tier| {
-            let favoured = match (tier.turns(), tier.ring(), self.tried.key) {
-                (Some(turns), _, _) => self.next_in_turn(tier, turns),
-                (None, Some(ring), Some(key)) => self.next_on_ring(tier, ring, key),
-                (None, _, _) => self.two_choices(tier, rng),
-            };
-            favoured.or_else(|| self.first(tier, rng))
-        })
+        tiers.find_map(|tier| self.one_of(tier, rng).or_else(|| self.first(tier, rng)))
     }
 
+    /// One of a tier by the policy, if those who come into question can be reached.
+    #[inline]
+    fn one_of<'a, S>(&self, tier: &'a Tier<S>, rng: &mut Rng) -> Option<&'a Entry<S>> {
+        match (tier.turns(), tier.ring(), self.tried.key) {
+            (Some(turns), _, _) => self.next_in_turn(tier, turns),
+            (None, Some(ring), Some(key)) => self.next_on_ring(tier, ring, key),
+            (None, _, _) => self.two_choices(tier, rng),
+        }
+    }
+
+    #[inline]
     fn two_choices<'a, S>(&self, tier: &'a Tier<S>, rng: &mut Rng) -> Option<&'a Entry<S>> {
         let entries = tier.entries();
         for _ in 0..ROUNDS {
             let (first, second) = tier.sampler().draw_two(rng);
-            let first = entries.get(first).filter(|entry| self.may_take(entry));
-            let second = entries.get(second).filter(|entry| self.may_take(entry));
-            let better = match (first, second) {
-                // Its load says nothing of one that is to be tried: it has none.
-                (Some(due), _) | (_, Some(due)) if self.is_due(due) => Some(due),
-                (Some(first), Some(second)) => self.better(first, second),
-                (one, other) => one.or(other),
-            };
-            if let Some(entry) = better.filter(|entry| self.take(entry)) {
+            let (first, second) = (entries.get(first)?, entries.get(second)?);
+            if self.tried.len == 0 && first.candidate().is_plain() && second.candidate().is_plain()
+            {
+                return Some(self.better(first, second));
+            }
+            if let Some(entry) = self.one_or_other(first, second) {
                 return Some(entry);
             }
         }
         None
+    }
+
+    /// The better of two, one of which may be out of the question.
+    #[cold]
+    fn one_or_other<'a, S>(
+        &self,
+        first: &'a Entry<S>,
+        second: &'a Entry<S>,
+    ) -> Option<&'a Entry<S>> {
+        let usable = |entry: &'a Entry<S>| self.may_take(entry).then_some(entry);
+        let better = match (usable(first), usable(second)) {
+            // Its load says nothing of one that is to be tried: it has none.
+            (Some(due), _) | (_, Some(due)) if self.is_due(due) => Some(due),
+            (Some(first), Some(second)) => Some(self.better(first, second)),
+            (one, other) => one.or(other),
+        };
+        better.filter(|entry| self.take(entry))
     }
 
     /// Whose turn it is; who cannot take a turn leaves it to the next one.
@@ -235,7 +271,8 @@ impl<T: Time> Rule<'_, T> {
 
     /// The one with the lower cost. The first wins a tie: it was drawn by weight, so that shares
     /// follow the weights while nobody is busy.
-    fn better<'a, S>(&self, first: &'a Entry<S>, second: &'a Entry<S>) -> Option<&'a Entry<S>> {
+    #[inline]
+    fn better<'a, S>(&self, first: &'a Entry<S>, second: &'a Entry<S>) -> &'a Entry<S> {
         let (first_cost, second_cost) = match self.policy {
             Policy::PendingRequests | Policy::RoundRobin | Policy::RingHash => {
                 (load(first), load(second))
@@ -255,15 +292,16 @@ impl<T: Time> Rule<'_, T> {
                 }
             }
         };
-        Some(if second_cost < first_cost {
+        if second_cost < first_cost {
             second
         } else {
             first
-        })
+        }
     }
 }
 
 /// Requests in flight, counted by weight.
+#[inline]
 fn load<S>(entry: &Entry<S>) -> f32 {
     #[expect(
         clippy::cast_precision_loss,

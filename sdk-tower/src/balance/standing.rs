@@ -28,6 +28,9 @@ const STEPS: u8 = 4;
 /// gRPC's outlier detection (A50), which does the same.
 const DECAY: Duration = Duration::from_secs(10);
 
+/// Where the stage stands in a word: its four highest bits, and 0 is [`Stage::Ready`].
+const STAGE_SHIFT: u32 = 60;
+
 /// Where an endpoint is on its way out of rotation and back.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) enum Stage {
@@ -89,6 +92,12 @@ impl Standing {
     /// In rotation, and there is nothing to be said of it: that of nearly all at nearly any time.
     pub(crate) fn is_plain(self) -> bool {
         self.stage == Stage::Ready
+    }
+
+    /// The same of a packed one, which is all that a pick wants to know.
+    #[inline]
+    pub(crate) fn is_plain_word(word: u64) -> bool {
+        word >> STAGE_SHIFT == 0
     }
 
     /// Whether it takes up a place among those that may be out.
@@ -463,6 +472,7 @@ mod tests {
             returning.returned(at(9)),
         ] {
             assert_eq!(Standing::unpack(known.pack()), known);
+            assert_eq!(Standing::is_plain_word(known.pack()), known.is_plain());
         }
     }
 }
