@@ -7,6 +7,10 @@
 //! * a penalty fades faster than a measurement, and the first answer after it replaces it: one
 //!   request finds out that the endpoint is well again;
 //! * a cancelled request proves only that the answer takes longer than the caller waited.
+//!
+//! An estimate fades while nobody asks, so that one slow answer does not keep an endpoint away for
+//! long. Where the next answer is as slow, it was no accident: each such answer doubles the time,
+//! up to a limit, and the first quick one takes all of it back.
 
 use std::time::Duration;
 
@@ -22,6 +26,16 @@ const MEMORY_PER_LATENCY: f32 = 8.0;
 /// so that a service that answers in seconds keeps away from a slow endpoint as well as one that
 /// answers in milliseconds.
 const LONGEST_MEMORY: f32 = 240.0;
+/// How often the time constant is doubled at the most, while an endpoint is asked now and then and
+/// is as slow each time.
+const MOST_DOUBLINGS: u8 = 3;
+/// An answer that takes at least this part of what the last one took is as slow.
+const AS_SLOW: f32 = 0.5;
+/// Below this part of its value an estimate has faded: the answer that follows says something new.
+const FADED: f32 = 0.7;
+/// The lowest bits of a value in a word, which carry the doublings.
+const DOUBLINGS: u32 = 0b11;
+
 /// The shortest time constant with which a penalty fades, in seconds: a failed endpoint is asked
 /// again soon.
 const PENALTY_MEMORY: f32 = 1.0;
@@ -33,13 +47,24 @@ const PENALTY_CEILING: f32 = 60.0;
 /// What is known of an endpoint's latency.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Estimate {
-    /// Above zero.
+    /// Above zero; its lowest bits are zero, too.
     seconds: f32,
     at: Tick,
     penalty: bool,
+    /// How often it was found as slow again after it had faded.
+    doublings: u8,
 }
 
 impl Estimate {
+    fn new(seconds: f32, at: Tick, penalty: bool, doublings: u8) -> Self {
+        Self {
+            seconds: f32::from_bits(seconds.to_bits() & !DOUBLINGS),
+            at,
+            penalty,
+            doublings,
+        }
+    }
+
     /// The value at `now`, if the endpoint was last picked at `picked`.
     ///
     /// It fades, so that an endpoint that was slow once is asked again. A pick begins the fading
@@ -62,28 +87,31 @@ impl Estimate {
 
     pub(crate) fn after_answer(known: Option<Self>, latency: Duration, now: Tick) -> Self {
         let sample = positive(latency);
-        let measured = |seconds, at| Self {
-            seconds,
-            at,
-            penalty: false,
-        };
+        let measured = |seconds, at, doublings| Self::new(seconds, at, false, doublings);
         match known {
             Some(known) if !known.penalty => {
                 let passed = now.millis_since(known.at);
                 let weight = known.fading(passed);
                 let kept = known.seconds * weight;
+                let doublings = if sample < known.seconds * AS_SLOW {
+                    0
+                } else if weight < FADED {
+                    known.doublings.saturating_add(1).min(MOST_DOUBLINGS)
+                } else {
+                    known.doublings
+                };
                 if sample >= kept {
-                    measured(sample, now)
+                    measured(sample, now, doublings)
                 } else if passed == 0 {
                     // Within one tick a sample weighs nothing; keep the tick, so that the next
                     // one does.
                     known
                 } else {
-                    measured(kept + sample * (1.0 - weight), now)
+                    measured(kept + sample * (1.0 - weight), now, doublings)
                 }
             }
             // The first answer, or the first one after failures, is all that is known.
-            _ => measured(sample, now),
+            _ => measured(sample, now, 0),
         }
     }
 
@@ -97,11 +125,7 @@ impl Estimate {
             Some(known) => 2.0 * known.seconds * known.fading(now.millis_since(known.at)),
             None => 0.0,
         };
-        Self {
-            seconds: seconds.clamp(PENALTY_FLOOR, PENALTY_CEILING),
-            at: now,
-            penalty: true,
-        }
+        Self::new(seconds.clamp(PENALTY_FLOOR, PENALTY_CEILING), now, true, 0)
     }
 
     /// A request that its caller gave up after `waited`; unknown stays unknown.
@@ -111,11 +135,7 @@ impl Estimate {
         if waited <= current {
             return self;
         }
-        Self {
-            seconds: waited,
-            at: now,
-            penalty: self.penalty,
-        }
+        Self::new(waited, now, self.penalty, self.doublings)
     }
 
     /// One word for an atomic; 0 is "unknown".
@@ -128,7 +148,8 @@ impl Estimate {
         } else {
             known.seconds
         };
-        (u64::from(signed.to_bits()) << 32) | u64::from(known.at.to_bits())
+        let value = signed.to_bits() | u32::from(known.doublings);
+        (u64::from(value) << 32) | u64::from(known.at.to_bits())
     }
 
     #[inline]
@@ -137,11 +158,12 @@ impl Estimate {
             return None;
         }
         let [a, b, c, d, e, f, g, h] = word.to_be_bytes();
-        let signed = f32::from_bits(u32::from_be_bytes([a, b, c, d]));
+        let signed = f32::from_bits(u32::from_be_bytes([a, b, c, d & !3]));
         Some(Self {
             seconds: signed.abs(),
             at: Tick::from_bits(u32::from_be_bytes([e, f, g, h])),
             penalty: signed.is_sign_negative(),
+            doublings: d & 3,
         })
     }
 
@@ -153,7 +175,8 @@ impl Estimate {
         let memory = if self.penalty {
             self.seconds.max(PENALTY_MEMORY)
         } else {
-            (self.seconds * MEMORY_PER_LATENCY).clamp(MEMORY, LONGEST_MEMORY)
+            let memory = (self.seconds * MEMORY_PER_LATENCY).max(MEMORY);
+            (memory * f32::from(1_u8 << self.doublings)).min(LONGEST_MEMORY)
         };
         #[expect(
             clippy::cast_precision_loss,
@@ -199,7 +222,7 @@ mod tests {
     fn a_slow_answer_raises_at_once_and_fast_ones_lower_slowly() {
         let mut known = measured(2, 0);
         known = Estimate::after_answer(Some(known), ms(200), at(1));
-        assert_eq!(known.latency().as_millis(), 200);
+        assert!(close(known.latency().as_secs_f32(), 0.2));
         known = Estimate::after_answer(Some(known), ms(2), at(2));
         assert!(known.latency() > ms(199));
         for now in 3..10_000 {
@@ -240,6 +263,34 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_as_slow_each_time_is_asked_ever_more_seldom_and_a_quick_answer_ends_that() {
+        let mut known = measured(20, 0);
+        let mut now = 0;
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            let begin = now;
+            // Until it is as good as one that takes 2 ms.
+            while known.faded(at(begin), at(now)) > 0.004 {
+                now += 1;
+            }
+            waits.push((now - begin) / 100);
+            known = Estimate::after_answer(Some(known), ms(20), at(now));
+        }
+        assert_eq!(waits, [32, 64, 128, 257, 257]);
+        known = Estimate::after_answer(Some(known), ms(2), at(now + 10_000));
+        assert_eq!(known.doublings, 0);
+    }
+
+    #[test]
+    fn answers_in_close_succession_prove_nothing_of_what_they_say_alike() {
+        let mut known = measured(2, 0);
+        for now in 1..5_000 {
+            known = Estimate::after_answer(Some(known), ms(2), at(now));
+        }
+        assert_eq!(known.doublings, 0);
+    }
+
+    #[test]
     fn a_failure_raises_whatever_was_known() {
         let fast = Estimate::after_failure(Some(measured(2, 0)), at(1));
         assert_eq!(fast.latency(), Duration::from_secs(1));
@@ -267,7 +318,7 @@ mod tests {
         let known = Estimate::after_failure(None, at(0));
         assert!(known.faded(at(0), at(6_500)) < 0.002);
         let well = Estimate::after_answer(Some(known), ms(2), at(7_000));
-        assert_eq!(well.latency().as_millis(), 2);
+        assert!(close(well.latency().as_secs_f32(), 0.002));
         assert!(!well.is_penalty());
     }
 
@@ -287,6 +338,7 @@ mod tests {
             measured(0, 0),
             measured(7, u64::from(u32::MAX)),
             Estimate::after_failure(None, at(77)),
+            Estimate::after_answer(Some(measured(7, 0)), ms(9), at(60_000)),
         ] {
             assert_eq!(Estimate::unpack(Estimate::pack(Some(known))), Some(known));
         }

@@ -80,7 +80,9 @@ pub enum Policy {
     /// Load is the moving average of the latency times the requests in flight.
     ///
     /// A slow endpoint is left alone after its first slow answer and tried again, by one request,
-    /// as the memory fades (time constant 2 s, or eight times the latency if that is longer).
+    /// as the memory fades (time constant 2 s, or eight times the latency if that is longer; each
+    /// time that it is as slow again the constant doubles, to eight times that and 240 s at the
+    /// most, until it answers quickly once).
     /// Latencies within a factor of two of each other count as equal. An endpoint that fails fast,
     /// by a lost connection or with a status of 500 or above, looks slow and not fast.
     #[default]
