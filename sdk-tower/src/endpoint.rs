@@ -375,6 +375,11 @@ impl EndpointSet {
         self.endpoints.get(at)
     }
 
+    /// The endpoints, if nobody else has this set.
+    pub(crate) fn unshared(&mut self) -> Option<&mut [Arc<Endpoint>]> {
+        Arc::get_mut(&mut self.endpoints)
+    }
+
     /// Whether both are one value in memory: equal without looking at the content.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.endpoints, &other.endpoints)

@@ -158,6 +158,7 @@ where
                         if self.follow(&set, round).await.is_none() {
                             return;
                         }
+                        let_go(set).await;
                     }
                     Newest { set: None, .. } => {
                         tracing::debug!("the source of endpoints has ended, the set stays");
@@ -400,6 +401,19 @@ impl<S> Member<S> {
             weight: endpoint.weight(),
             hash: self.hash,
             joined: self.joined,
+        }
+    }
+}
+
+/// Frees a set in pieces, if nobody else has it.
+async fn let_go(mut set: EndpointSet) {
+    let mut pace = Pace::default();
+    if let Some(list) = set.unshared()
+        && let Some(first) = list.first().cloned()
+    {
+        for endpoint in list {
+            *endpoint = Arc::clone(&first);
+            pace.long_step().await;
         }
     }
 }
