@@ -44,6 +44,9 @@ pub enum Protocol {
     #[default]
     Auto,
     /// HTTP/1.1: one request at a time on a connection, idle connections are reused.
+    ///
+    /// An answer that is whole before its request is given up with it: a body that does not end
+    /// within 50 ms of its answer is not sent to its end, and the connection is closed.
     Http1,
     /// HTTP/2: all requests share one connection.
     ///

@@ -10,6 +10,7 @@ mod body;
 mod bounds;
 mod connections;
 mod deadlines;
+mod early;
 mod failover;
 mod hedge;
 mod http2;
