@@ -22,6 +22,7 @@ mod retry;
 mod scripted;
 mod silence;
 mod spread;
+mod streams;
 mod support;
 mod tasks;
 mod watched;
