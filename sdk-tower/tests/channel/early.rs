@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::support::{eventually, get, in_flight, registry, text};
 
 /// A body that ends when its other half is dropped.
-struct Fed(mpsc::UnboundedReceiver<&'static str>);
+pub(crate) struct Fed(mpsc::UnboundedReceiver<&'static str>);
 
 impl Body for Fed {
     type Data = Bytes;
@@ -37,10 +37,15 @@ impl Body for Fed {
     }
 }
 
-fn fed() -> (mpsc::UnboundedSender<&'static str>, Request<Fed>) {
+pub(crate) fn feed() -> (mpsc::UnboundedSender<&'static str>, Fed) {
     let (feed, body) = mpsc::unbounded_channel();
+    (feed, Fed(body))
+}
+
+fn fed() -> (mpsc::UnboundedSender<&'static str>, Request<Fed>) {
+    let (feed, body) = feed();
     feed.send("first").unwrap();
-    let request = Request::post("/").body(Fed(body));
+    let request = Request::post("/").body(body);
     (feed, request.unwrap())
 }
 

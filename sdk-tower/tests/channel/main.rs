@@ -14,6 +14,7 @@ mod early;
 mod failover;
 mod hedge;
 mod http2;
+mod kept;
 mod membership;
 #[cfg(feature = "metrics")]
 mod metered;
