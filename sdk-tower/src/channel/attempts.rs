@@ -17,6 +17,7 @@ use crate::retry::{BODY_LIMIT, MayRepeat, Standing, retry_after};
 use crate::telemetry::Fate;
 
 use super::admission::{Entry, Line, Place, Wait};
+use super::body::Read;
 use super::effort::{Effort, Enough, Persistence};
 use super::future::{Awaited, Sending, State, Step};
 use super::replay::Spare;
@@ -161,15 +162,6 @@ impl Attempts {
 
     /// All have been asked, and one of them has connections that are in use: they will be free again.
     fn stand_in_line(&mut self, candidate: Arc<Candidate<Upstream>>) -> Result<State, Error> {
-        // An answer that is kept, in case that nothing better comes, has a connection: perhaps the very
-        // one that this would wait for.
-        if self
-            .effort
-            .as_ref()
-            .is_some_and(|effort| effort.held.is_some())
-        {
-            return Err(self.exhausted(Enough::Nobody));
-        }
         if self.line.is_none() {
             let line = {
                 let _inside = self.core.runtime.enter();
@@ -179,6 +171,33 @@ impl Attempts {
         }
         let flight = InFlight::begin(candidate, self.core.balance.now());
         Ok(State::Picked(flight, Need::InLine))
+    }
+
+    /// What is to be done while the request stands in line, if it does.
+    ///
+    /// An answer that is kept, in case that nothing better comes, has a connection: perhaps the very one
+    /// that is waited for. What is left of it is read, so that neither the answer is lost nor the place.
+    /// One that is too long to be kept is given to the caller: an answer in the hand is better than
+    /// none at all.
+    fn in_line(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let Some(line) = &mut self.line else {
+            return Ok(());
+        };
+        if let Some(error) = line.poll_over(cx) {
+            return Err(self.shed(error));
+        }
+        let Some(effort) = &mut self.effort else {
+            return Ok(());
+        };
+        let held = effort.held.as_mut();
+        match held.map(|held| held.body_mut().poll_ahead(cx, BODY_LIMIT)) {
+            Some(Poll::Ready(Read::Long)) => Err(self.exhausted(Enough::Nobody)),
+            Some(Poll::Ready(Read::Broken)) => {
+                effort.held = None;
+                Ok(())
+            }
+            Some(Poll::Ready(Read::Whole) | Poll::Pending) | None => Ok(()),
+        }
     }
 
     fn shed(&mut self, error: Error) -> Error {
@@ -319,9 +338,9 @@ impl Attempts {
         cx: &mut Context<'_>,
     ) -> Step {
         match Pin::new(&mut waiting).poll(cx) {
-            Poll::Pending => match self.line.as_mut().and_then(|line| line.poll_over(cx)) {
-                None => Step::Wait(State::Connecting(flight, waiting)),
-                Some(error) => Step::Fail(self.shed(error)),
+            Poll::Pending => match self.in_line(cx) {
+                Ok(()) => Step::Wait(State::Connecting(flight, waiting)),
+                Err(error) => Step::Fail(error),
             },
             Poll::Ready(Ok(lease)) => {
                 self.line = None;

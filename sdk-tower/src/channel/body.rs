@@ -1,5 +1,6 @@
 //! The body of a response.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -34,6 +35,26 @@ pub struct Body {
     grading: Option<Box<Grading>>,
     /// Its place among the requests of the channel.
     place: Option<Place>,
+    /// What was read before anybody asked for it.
+    ahead: Option<Box<Ahead>>,
+}
+
+#[derive(Default)]
+struct Ahead {
+    frames: VecDeque<Frame<Bytes>>,
+    /// The bytes of data among them.
+    size: usize,
+}
+
+/// What comes of reading ahead.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Read {
+    /// All is there, and the connection is free.
+    Whole,
+    /// There is more than may be kept.
+    Long,
+    /// It has failed: the rest will not come.
+    Broken,
 }
 
 /// What is told of an endpoint at the end of a body.
@@ -69,6 +90,7 @@ impl Body {
             clock,
             grading,
             place: None,
+            ahead: None,
         };
         if body.is_end_stream() {
             body.end();
@@ -89,12 +111,77 @@ impl Body {
         }
     }
 
+    /// Reads to the end what is kept for the caller, to free its connection; up to so many bytes.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Read> {
+        loop {
+            if self.ahead.as_ref().is_some_and(|ahead| ahead.size > limit) {
+                return Poll::Ready(Read::Long);
+            }
+            match ready!(self.poll_incoming(cx)) {
+                Some(Ok(frame)) => {
+                    let ahead = self.ahead.get_or_insert_default();
+                    ahead.size += frame.data_ref().map_or(0, Bytes::len);
+                    ahead.frames.push_back(frame);
+                }
+                Some(Err(_)) => return Poll::Ready(Read::Broken),
+                None => return Poll::Ready(Read::Whole),
+            }
+        }
+    }
+
+    fn take_ahead(&mut self) -> Option<Frame<Bytes>> {
+        let ahead = self.ahead.as_mut()?;
+        let Some(frame) = ahead.frames.pop_front() else {
+            self.ahead = None;
+            return None;
+        };
+        let size = frame.data_ref().map_or(0, Bytes::len);
+        ahead.size = ahead.size.saturating_sub(size);
+        Some(frame)
+    }
+
     fn end(&mut self) {
         self.settle(Standing::Answered);
         self.place = None;
         self.flight.end();
         if let Some(lease) = self.lease.take() {
             self.flight.backend().pool().release(lease);
+        }
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        match frame {
+            Some(Ok(frame)) => {
+                let is_over = incoming.is_end_stream();
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.grade(trailers);
+                }
+                if is_over {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.end();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.grading = None;
+                self.place = None;
+                self.flight.failed(self.clock.now());
+                self.flight.end();
+                // Nothing more can come of this connection.
+                self.incoming = None;
+                self.lease = None;
+                let target = self.target().to_string();
+                Poll::Ready(Some(Err(Error::new(ErrorKind::Body)
+                    .context(target)
+                    .because(error))))
+            }
         }
     }
 
@@ -127,50 +214,33 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let body = self.get_mut();
-        let Some(incoming) = &mut body.incoming else {
-            return Poll::Ready(None);
-        };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        match frame {
-            Some(Ok(frame)) => {
-                let is_over = incoming.is_end_stream();
-                if let Some(trailers) = frame.trailers_ref() {
-                    body.grade(trailers);
-                }
-                if is_over {
-                    body.end();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            None => {
-                body.end();
-                Poll::Ready(None)
-            }
-            Some(Err(error)) => {
-                body.grading = None;
-                body.place = None;
-                body.flight.failed(body.clock.now());
-                body.flight.end();
-                // Nothing more can come of this connection.
-                body.incoming = None;
-                body.lease = None;
-                let target = body.target().to_string();
-                Poll::Ready(Some(Err(Error::new(ErrorKind::Body)
-                    .context(target)
-                    .because(error))))
-            }
+        match body.take_ahead() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => body.poll_incoming(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
+        let has_frames = |ahead: &Ahead| !ahead.frames.is_empty();
         self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+            && !self.ahead.as_deref().is_some_and(has_frames)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.incoming {
+        let rest = match &self.incoming {
             Some(incoming) => incoming.size_hint(),
             None => SizeHint::with_exact(0),
+        };
+        let Some(ahead) = &self.ahead else {
+            return rest;
+        };
+        let ahead = u64::try_from(ahead.size).unwrap_or(u64::MAX);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
         }
+        hint
     }
 }
 

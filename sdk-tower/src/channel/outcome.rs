@@ -154,10 +154,11 @@ impl Attempts {
         self.tale.is_late();
         let rival = self.effort.as_mut().and_then(|effort| effort.rival.take());
         let rival = rival.and_then(Rival::into_sending);
-        let mut was_sent = self.was_sent || rival.is_some();
+        let is_sent = |sending: &Sending| sending.lease.is_sent();
+        let mut was_sent = self.was_sent || rival.as_ref().is_some_and(is_sent);
         if let State::Sending(sending) = state {
             self.blame(sending);
-            was_sent = true;
+            was_sent |= is_sent(sending);
         }
         if let Some(rival) = &rival {
             self.blame(rival);

@@ -3,10 +3,13 @@
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::task::Runtime;
@@ -16,6 +19,14 @@ use super::fence::{Fence, Fenced};
 use super::lease::Call;
 use super::pool::Shared;
 use super::stream::Stream;
+
+/// How long a request may go on once its answer is whole, before its connection is closed.
+///
+/// Most end with their answer, or a moment later: they keep their connection. One that goes on might
+/// never end, and would keep its socket and its place for as long. HTTP/1.1 knows no other way to
+/// give it up than to close the connection, which is what a server that has seen enough expects
+/// (RFC 9112, 9.5). Go's client waits as long.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// The sending half of a connection. Dropping it closes the connection once it is idle.
 pub(crate) struct Http1 {
@@ -54,7 +65,7 @@ impl Http1 {
             sender,
             call: ReusableBoxFuture::new(pending()),
             fence: Fence::default(),
-            parking: Arc::new(Parking(Mutex::new(Place::Free))),
+            parking: Arc::default(),
             used: false,
             aged: 0,
             turn: 0,
@@ -101,38 +112,69 @@ impl Http1 {
         let parking = Arc::clone(&self.parking);
         // The lock orders this look at the sender against the driver's look into the parking: one
         // of the two sees what the other has done.
-        let mut place = parking.lock();
+        let mut parked = parking.lock();
         if self.is_ready() {
-            drop(place);
+            drop(parked);
             pool.give(self);
-        } else if !matches!(*place, Place::Closed) {
-            *place = Place::Parked(self);
+        } else if !matches!(parked.place, Place::Closed) {
+            parked.place = Place::Parked(self);
+            let driver = parked.driver.take();
+            drop(parked);
+            // The driver may have had its last reason to look here: a request that never ends gives
+            // none.
+            if let Some(driver) = driver {
+                driver.wake();
+            }
         }
     }
 }
 
 /// Where a connection waits for hyper to be ready for its next request.
-struct Parking(Mutex<Place>);
+#[derive(Default)]
+struct Parking(Mutex<Parked>);
 
+#[derive(Default)]
+struct Parked {
+    place: Place,
+    /// Who is to be told of a connection that is parked.
+    driver: Option<Waker>,
+}
+
+#[derive(Default)]
 enum Place {
+    #[default]
     Free,
     Parked(Box<Http1>),
     Closed,
 }
 
+/// What the driver finds.
+enum Found {
+    Nothing,
+    Ready(Box<Http1>),
+    /// Its answer is whole, its request is not.
+    Waiting,
+}
+
 impl Parking {
-    fn lock(&self) -> MutexGuard<'_, Place> {
+    fn lock(&self) -> MutexGuard<'_, Parked> {
         // A place is replaced as a whole: it cannot be found half-changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_ready(&self) -> Option<Box<Http1>> {
-        let mut place = self.lock();
-        match std::mem::replace(&mut *place, Place::Free) {
-            Place::Parked(connection) if connection.is_ready() => Some(connection),
+    /// Looks, and leaves word whom to wake.
+    fn look(&self, cx: &Context<'_>) -> Found {
+        let mut parked = self.lock();
+        match &mut parked.driver {
+            Some(driver) => driver.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        match std::mem::take(&mut parked.place) {
+            Place::Parked(connection) if connection.is_ready() => Found::Ready(connection),
+            Place::Free => Found::Nothing,
             other => {
-                *place = other;
-                None
+                parked.place = other;
+                Found::Waiting
             }
         }
     }
@@ -143,7 +185,11 @@ struct CloseOnDrop(Arc<Parking>);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        let parked = std::mem::replace(&mut *self.0.lock(), Place::Closed);
+        let closed = Parked {
+            place: Place::Closed,
+            driver: None,
+        };
+        let parked = std::mem::replace(&mut *self.0.lock(), closed);
         drop(parked);
     }
 }
@@ -154,13 +200,27 @@ async fn drive(
     pool: Weak<Shared>,
 ) {
     let parking = CloseOnDrop(parking);
+    let mut grace = None::<Pin<Box<Sleep>>>;
     let ended = poll_fn(|cx| {
         let polled = Pin::new(&mut connection).poll(cx);
-        if polled.is_pending()
-            && let Some(ready) = parking.0.take_ready()
-            && let Some(pool) = pool.upgrade()
-        {
-            pool.give(ready);
+        if polled.is_ready() {
+            return polled;
+        }
+        match parking.0.look(cx) {
+            Found::Nothing => {}
+            Found::Ready(ready) => {
+                grace = None;
+                if let Some(pool) = pool.upgrade() {
+                    pool.give(ready);
+                }
+            }
+            Found::Waiting => {
+                let grace = grace.get_or_insert_with(|| Box::pin(sleep(GRACE)));
+                if grace.as_mut().poll(cx).is_ready() {
+                    tracing::debug!("the answer is whole and the request is not: closing");
+                    return Poll::Ready(Ok(()));
+                }
+            }
         }
         polled
     })
@@ -180,8 +240,6 @@ mod tests {
     use std::hint::spin_loop;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
-    use std::task::{Context, Waker};
-    use std::time::Duration;
 
     use tokio::time::Instant;
 

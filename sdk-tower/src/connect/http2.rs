@@ -6,6 +6,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::pending;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio_util::sync::ReusableBoxFuture;
 
@@ -13,7 +14,9 @@ use crate::task::Runtime;
 
 use super::body::Outgoing;
 use super::fence::{Fence, Fenced};
+use super::frames::Frames;
 use super::lease::Call;
+use super::room::{self, CloseOnDrop, Room, Ticket};
 use super::stream::Stream;
 
 /// How long nothing is heard before the endpoint is asked by a ping whether it is there.
@@ -28,6 +31,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Connection {
     sender: http2::SendRequest<Outgoing>,
     fence: Fence,
+    room: Arc<Room>,
     used: bool,
     /// Responses that have come, and what tells this connection from others.
     answers: Arc<AtomicU64>,
@@ -43,6 +47,9 @@ pub(crate) struct Http2 {
     sender: http2::SendRequest<Outgoing>,
     fence: Fence,
     call: Call,
+    ticket: Ticket,
+    /// What waits for a place.
+    queued: Option<Queued>,
     reused: bool,
     answers: Arc<AtomicU64>,
     /// What has ended the connection, if it was an error.
@@ -51,11 +58,17 @@ pub(crate) struct Http2 {
     before: u64,
 }
 
+/// A request that the connection has no room for yet, and whether it has in the end.
+type Queued = ReusableBoxFuture<'static, (bool, Request<Outgoing>)>;
+
 impl Connection {
     /// Makes a connection of a socket and starts the tasks that drive it, which end with it.
     pub(super) async fn start(stream: Stream, runtime: &Runtime) -> hyper::Result<Self> {
+        let room = Arc::<Room>::default();
+        let stream = stream.followed_by(Frames::new(Arc::clone(&room)));
         let (sender, connection) = http2::Builder::new(runtime.clone())
             .timer(TokioTimer::new())
+            .initial_max_send_streams(room::AT_FIRST)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_TIMEOUT)
             // Else the first request after a pause would find out.
@@ -66,16 +79,19 @@ impl Connection {
         let tell = Arc::clone(&ended);
         let fence = Fence::default();
         let mut connection = Fenced::new(connection, fence.clone());
+        let closing = CloseOnDrop(Arc::clone(&room));
         runtime.drive(async move {
             // It is told before the connection is dropped, by which its streams hear of the end.
             if let Err(error) = (&mut connection).await {
                 tracing::debug!(%error, "connection ended");
                 tell.set(Arc::new(error)).ok();
             }
+            drop(closing);
         });
         Ok(Self {
             sender,
             fence,
+            room,
             used: false,
             answers: Arc::default(),
             ended,
@@ -85,7 +101,7 @@ impl Connection {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.room.is_closed()
     }
 
     /// It lies idle from now on: whoever takes it finds one that stood before.
@@ -98,6 +114,8 @@ impl Connection {
             sender: self.sender.clone(),
             fence: self.fence.clone(),
             call: ReusableBoxFuture::new(pending()),
+            ticket: Ticket::new(&self.room),
+            queued: None,
             reused: std::mem::replace(&mut self.used, true),
             answers: Arc::clone(&self.answers),
             ended: Arc::clone(&self.ended),
@@ -117,11 +135,41 @@ impl Http2 {
         self.reused
     }
 
+    /// Sends a request as soon as there is room for it.
     pub(super) fn send(&mut self, request: Request<Outgoing>) {
         self.before = self.answers.load(Ordering::Relaxed);
+        if self.ticket.enter() {
+            return self.hand_over(request);
+        }
+        let entering = self.ticket.entering();
+        let queued = async move { (entering.await, request) };
+        self.queued = Some(ReusableBoxFuture::new(queued));
+    }
+
+    fn hand_over(&mut self, request: Request<Outgoing>) {
         let sender = &mut self.sender;
         let sent = self.fence.send(|| sender.try_send_request(request));
         self.call.set(sent);
+    }
+
+    /// Whether the request was handed over to the connection.
+    pub(super) fn is_sent(&self) -> bool {
+        self.ticket.is_inside()
+    }
+
+    /// Waits until the request is handed over; gives it back if the connection takes no more.
+    pub(super) fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request<Outgoing>>> {
+        let Some(queued) = &mut self.queued else {
+            return Poll::Ready(None);
+        };
+        let (has_entered, request) = ready!(queued.poll(cx));
+        self.queued = None;
+        if !has_entered {
+            return Poll::Ready(Some(request));
+        }
+        self.ticket.entered();
+        self.hand_over(request);
+        Poll::Ready(None)
     }
 
     pub(super) fn ended(&self) -> Option<Arc<hyper::Error>> {

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -43,7 +43,8 @@ pub(crate) struct SendFailed {
 /// What went wrong; reads like the error that is nearest to the cause.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    error: hyper::Error,
+    /// None if the connection took no more requests when this one was to be sent.
+    error: Option<hyper::Error>,
     /// What has ended the connection, where the request was only told that it has.
     ended: Option<Arc<hyper::Error>>,
 }
@@ -51,28 +52,31 @@ pub(crate) struct Failure {
 impl Failure {
     /// The answer cannot be understood.
     pub(crate) fn is_parse(&self) -> bool {
-        self.error.is_parse()
+        self.error.as_ref().is_some_and(hyper::Error::is_parse)
     }
 
     /// It is a mistake on our side.
     pub(crate) fn is_user(&self) -> bool {
-        self.error.is_user()
+        self.error.as_ref().is_some_and(hyper::Error::is_user)
     }
 
-    fn told(&self) -> &hyper::Error {
-        self.ended.as_deref().unwrap_or(&self.error)
+    fn told(&self) -> Option<&hyper::Error> {
+        self.ended.as_deref().or(self.error.as_ref())
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.told().fmt(f)
+        match self.told() {
+            Some(told) => told.fmt(f),
+            None => f.write_str("the connection takes no more requests"),
+        }
     }
 }
 
 impl StdError for Failure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.told().source()
+        self.told()?.source()
     }
 }
 
@@ -151,6 +155,14 @@ impl Lease {
         matches!(self, Self::Http2(_))
     }
 
+    /// Whether what was to be sent may have left: on a shared connection it may have to wait.
+    pub(crate) fn is_sent(&self) -> bool {
+        match self {
+            Self::Http1(_) => true,
+            Self::Http2(stream) => stream.is_sent(),
+        }
+    }
+
     pub(crate) fn send(&mut self, request: Request<Outgoing>) {
         match self {
             Self::Http1(connection) => connection.send(request),
@@ -163,11 +175,23 @@ impl Lease {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<Incoming>, SendFailed>> {
+        if let Self::Http2(stream) = self
+            && let Some(request) = ready!(stream.poll_queued(cx))
+        {
+            return Poll::Ready(Err(SendFailed {
+                unsent: Some(request),
+                fault: Fault::Connection,
+                error: Failure {
+                    error: None,
+                    ended: stream.ended(),
+                },
+            }));
+        }
         let call = match self {
             Self::Http1(connection) => connection.call(),
             Self::Http2(stream) => stream.call(),
         };
-        let sent = std::task::ready!(Pin::new(call).poll(cx));
+        let sent = ready!(Pin::new(call).poll(cx));
         if let (Self::Http2(stream), Ok(_)) = (&*self, &sent) {
             stream.answered();
         }
@@ -180,7 +204,7 @@ impl Lease {
                 unsent: failed.take_message(),
                 fault: Fault::of(ended.as_deref().unwrap_or_else(|| failed.error())),
                 error: Failure {
-                    error: failed.into_error(),
+                    error: Some(failed.into_error()),
                     ended,
                 },
             }

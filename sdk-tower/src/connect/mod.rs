@@ -7,10 +7,12 @@
 mod body;
 mod dial;
 mod fence;
+mod frames;
 mod http1;
 mod http2;
 mod lease;
 mod pool;
+mod room;
 mod slots;
 mod stream;
 #[cfg(feature = "tls")]
@@ -44,8 +46,14 @@ pub enum Protocol {
     #[default]
     Auto,
     /// HTTP/1.1: one request at a time on a connection, idle connections are reused.
+    ///
+    /// An answer that is whole before its request is given up with it: a body that does not end
+    /// within 50 ms of its answer is not sent to its end, and the connection is closed.
     Http1,
     /// HTTP/2: all requests share one connection.
+    ///
+    /// Those beyond the number of streams that the endpoint allows wait for one that ends. Nothing of
+    /// them is sent: if the connection ends meanwhile they go elsewhere.
     ///
     /// In plain text without negotiation ("prior knowledge"); under TLS an endpoint that does not
     /// agree to it counts as one that refuses connections.

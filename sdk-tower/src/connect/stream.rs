@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::frames::Frames;
 use super::slots::Slot;
 #[cfg(feature = "tls")]
 use super::tls::TlsStream;
@@ -17,6 +18,8 @@ pub(super) struct Stream {
     io: Io,
     /// Something has been read.
     heard: bool,
+    /// Who follows what is read, where HTTP/2 is spoken.
+    frames: Option<Frames>,
     /// Its part of what may be open to the endpoint.
     _slot: Option<Slot>,
 }
@@ -33,8 +36,15 @@ impl Stream {
         Self {
             io,
             heard: false,
+            frames: None,
             _slot: slot,
         }
+    }
+
+    /// Lets these follow what is read.
+    pub(super) fn followed_by(mut self, frames: Frames) -> Self {
+        self.frames = Some(frames);
+        self
     }
 }
 
@@ -45,25 +55,24 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match &mut this.io {
-            Io::Plain(stream) if this.heard => Pin::new(stream).poll_read(cx, buf),
-            Io::Plain(stream) => {
-                let before = buf.filled().len();
-                ready!(Pin::new(stream).poll_read(cx, buf))?;
-                let read = buf.filled().get(before..).unwrap_or_default();
-                this.heard = !read.is_empty();
-                Poll::Ready(if is_tls_alert(read) {
-                    Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "the endpoint speaks TLS, and this channel plain text",
-                    ))
-                } else {
-                    Ok(())
-                })
-            }
+        let before = buf.filled().len();
+        ready!(match &mut this.io {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             #[cfg(feature = "tls")]
             Io::Tls(stream) => stream.poll_read(cx, buf),
+        })?;
+        let is_first = !std::mem::replace(&mut this.heard, true);
+        let read = buf.filled().get(before..).unwrap_or_default();
+        if is_first && matches!(this.io, Io::Plain(_)) && is_tls_alert(read) {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the endpoint speaks TLS, and this channel plain text",
+            )));
         }
+        if let Some(frames) = &mut this.frames {
+            frames.pass(read);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

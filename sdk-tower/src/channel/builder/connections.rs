@@ -222,7 +222,10 @@ impl<S> Builder<S> {
     /// line at the first of them and gets the next one that is given back, in the order of coming.
     /// The line has the bounds of the channel: it is one of
     /// [`max_waiting`](Self::max_waiting), for up to [`waiting_timeout`](Self::waiting_timeout), and
-    /// fails with [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) else. Above zero. Of no
+    /// fails with [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) else. A retry may need the
+    /// very connection that the answer before it came on: that answer is read to its end then, and kept
+    /// for the case that no better one comes. If it is longer than 64 KiB, the caller gets it and
+    /// there is no retry. Above zero. Of no
     /// meaning for HTTP/2, where all requests share one connection. Default no bound: more
     /// connections than requests under way are never opened.
     pub fn max_connections_per_endpoint(mut self, most: usize) -> Self {
