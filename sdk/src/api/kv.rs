@@ -14,6 +14,8 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::ident::{Key, SessionId, prefix_like, shortened};
 
+pub use super::typed::{GetAs, Typed};
+
 impl Client {
     /// The key-value store.
     #[must_use]
