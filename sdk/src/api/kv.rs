@@ -286,7 +286,9 @@ impl Pair {
 }
 
 /// Consul writes values in base64 and an empty one as `null`.
-fn value<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Bytes, D::Error> {
+pub(super) fn value<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Bytes, D::Error> {
     struct Base64;
 
     impl serde::de::Visitor<'_> for Base64 {

@@ -1,9 +1,7 @@
 //! The task that keeps settings up to date.
 
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Poll;
 
 use arc_swap::ArcSwap;
 use serde::de::DeserializeOwned;
@@ -18,7 +16,7 @@ use crate::api::unreadable;
 use crate::codec::{BoxError, Decode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::StopSignal;
-use crate::watch::Watch;
+use crate::watch::{Watch, any_changed};
 
 /// One layer of settings.
 pub(super) enum Layer {
@@ -160,19 +158,7 @@ pub(super) async fn first<T: DeserializeOwned>(
 
 /// Waits for news of any layer.
 async fn changed(layers: &mut [Layer]) -> Result<()> {
-    let watches = layers.iter_mut().filter_map(Layer::watch_mut);
-    let mut waiting: Vec<_> = watches
-        .map(|watch| Box::pin(watch.status_changed()))
-        .collect();
-    poll_fn(|cx| {
-        for one in &mut waiting {
-            if let Poll::Ready(news) = one.as_mut().poll(cx) {
-                return Poll::Ready(news.map(drop));
-            }
-        }
-        Poll::Pending
-    })
-    .await
+    any_changed(layers.iter_mut().filter_map(Layer::watch_mut)).await
 }
 
 pub(super) struct Keeper<T> {
