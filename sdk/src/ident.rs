@@ -157,6 +157,18 @@ identifier!(
     SessionId, "session ID", path_like
 );
 identifier!(
+    /// The name of a user event.
+    EventName, "event name", path_like
+);
+identifier!(
+    /// The ID of a prepared query.
+    QueryId, "query ID", path_like
+);
+identifier!(
+    /// The name of a prepared query, as clients ask for it.
+    QueryName, "query name", path_like
+);
+identifier!(
     /// A key of the KV store; `/` only separates by convention.
     ///
     /// Any UTF-8 text, except what Consul's HTTP server would answer with a redirect or refuse: a

@@ -35,6 +35,8 @@
 //! | take name, tags and checks from the environment of a container | [`environment`] |
 //! | have its health found out, by closures or Nagios plug-ins | [`probe`] |
 //! | follow services, checks, nodes or keys | [`watch`]: any read of [`api`] and `.watch()` |
+//! | follow settings in the key-value store, as a type | [`config`]: [`Client::config`] |
+//! | change a value whatever others do to it | [`Kv::update`](api::kv::Kv::update) |
 //! | ask or change something once | [`api`]: [`Client::kv`], [`Client::health`], [`Client::catalog`], [`Client::agent`], [`Client::status`], [`Client::session`], [`Client::txn`], [`Client::raw`] |
 //! | hold a lock, or one of several places | [`Client::lock`], [`Client::semaphore`], [`coordination`] |
 //! | write only while it is held | [`Kv::fenced`](api::kv::Kv::fenced), [`coordination::FenceGate`] |
@@ -100,6 +102,7 @@
 // Words and rules: no sockets, no tasks, no clock, no randomness.
 pub mod error;
 pub mod ident;
+pub mod codec;
 mod proto;
 
 // The only place that starts tasks.
@@ -127,6 +130,7 @@ pub mod probe;
 
 // Long-lived behaviour built on the API.
 pub mod watch;
+pub mod config;
 pub mod registration;
 pub mod coordination;
 

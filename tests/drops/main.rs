@@ -15,5 +15,6 @@ mod leases;
 mod locks;
 mod registrations;
 mod semaphores;
+mod settings;
 mod stage;
 mod watches;

@@ -82,6 +82,9 @@ impl Health {
     }
 }
 
+/// The tag by which a leader is found, where nobody agreed on another: `leader`.
+pub const LEADER: &str = "leader";
+
 /// Which checks [`Health::state`] lists.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
@@ -120,6 +123,15 @@ impl Read<Instances> {
     #[doc(alias = "?tag")]
     pub fn tag(self, tag: impl AsRef<str>) -> Self {
         self.parameter("tag", tag.as_ref())
+    }
+
+    /// Only the instance that leads, if there is one: short for the [tag](Self::tag) [`LEADER`].
+    ///
+    /// The tag is there if the candidates of an election
+    /// [advertise](crate::coordination::Election::advertise) by it. It is a hint: for a moment two
+    /// instances may carry it, or none.
+    pub fn leader(self) -> Self {
+        self.tag(LEADER)
     }
 
     /// Completes proxy configurations by the central ones (Consul 1.13 and later; ignored before).

@@ -14,6 +14,8 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::ident::{Key, SessionId, prefix_like, shortened};
 
+pub use super::typed::{GetAs, Typed};
+
 impl Client {
     /// The key-value store.
     #[must_use]
@@ -284,7 +286,9 @@ impl Pair {
 }
 
 /// Consul writes values in base64 and an empty one as `null`.
-fn value<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Bytes, D::Error> {
+pub(super) fn value<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Bytes, D::Error> {
     struct Base64;
 
     impl serde::de::Visitor<'_> for Base64 {

@@ -162,6 +162,19 @@ impl<E> Read<E> {
         }
     }
 
+    /// The same call, whose answer another endpoint reads.
+    pub(super) fn endpoint<F>(self, endpoint: impl FnOnce(E) -> F) -> Read<F> {
+        Read {
+            client: self.client,
+            call: self.call,
+            endpoint: endpoint(self.endpoint),
+            consistency: self.consistency,
+            cached: self.cached,
+            block: self.block,
+            wrong: self.wrong,
+        }
+    }
+
     /// Remembers the first thing that was wrong.
     pub(crate) fn refuse(mut self, err: Error) -> Self {
         self.wrong.get_or_insert(err);

@@ -56,6 +56,11 @@ impl<E> Write<E> {
         self
     }
 
+    pub(super) fn posting(mut self) -> Self {
+        self.call.method = Method::POST;
+        self
+    }
+
     /// Remembers the first thing that was wrong.
     pub(crate) fn refuse(mut self, err: Error) -> Self {
         self.wrong.get_or_insert(err);

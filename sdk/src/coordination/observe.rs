@@ -119,8 +119,8 @@ impl<T: DeserializeOwned> Observer<T> {
         let holder = latest.iter().flat_map(|snapshot| snapshot.items());
         let leader = holder.filter_map(|pair| Leader::of(pair)).next();
         match (status, leader) {
-            (Status::Live, Some(leader)) => LeaderView::Leader(leader),
-            (Status::Live, None) => LeaderView::Nobody,
+            (Status::Live | Status::Suspect(_), Some(leader)) => LeaderView::Leader(leader),
+            (Status::Live | Status::Suspect(_), None) => LeaderView::Nobody,
             (Status::Connecting { error }, last) => LeaderView::Unknown {
                 since: self.opened.into_std(),
                 last,

@@ -13,6 +13,7 @@ pub(crate) mod cursor;
 pub(crate) mod elements;
 pub(crate) mod pieces;
 pub(crate) mod diff;
+pub(crate) mod caution;
 pub(crate) mod heartbeat;
 pub(crate) mod hysteresis;
 pub(crate) mod lease;

@@ -68,6 +68,13 @@ impl Target {
         query.split('&').any(|parameter| parameter == name)
     }
 
+    /// Whether `name` was appended with a value.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let query = self.text.split_once('?').map_or("", |(_, query)| query);
+        let mut names = query.split('&').filter_map(|one| one.split_once('='));
+        names.any(|(known, _)| known == name)
+    }
+
     /// Path and query.
     pub(crate) fn as_str(&self) -> &str {
         &self.text

@@ -35,6 +35,11 @@ impl<T: Watched> Decoded<T> {
         &self.items
     }
 
+    /// The last body.
+    pub(super) fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
     /// Takes in a body and says whether it means something else than the last one.
     ///
     /// A body that cannot be read leaves what is known as it was.

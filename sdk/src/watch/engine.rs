@@ -30,6 +30,16 @@ pub(super) struct State<T> {
     pub(super) confirmed_at: Instant,
 }
 
+impl<T> Clone for State<T> {
+    fn clone(&self) -> Self {
+        Self {
+            content: self.content.as_ref().map(Arc::clone),
+            status: self.status.clone(),
+            confirmed_at: self.confirmed_at,
+        }
+    }
+}
+
 impl<T> State<T> {
     pub(super) fn new() -> Self {
         Self {
@@ -228,6 +238,8 @@ impl<T: Watched> Engine<T> {
             meta,
             version: self.version,
             received_at: now,
+            body: self.decoded.body(),
+            is_kept: false,
         });
         self.state.send_modify(|state| {
             state.content = Some(content);
@@ -277,7 +289,7 @@ impl<T: Watched> Engine<T> {
                     state.status = Status::Connecting { error: Some(error) };
                     return;
                 }
-                Status::Connecting { .. } | Status::Live => {
+                Status::Connecting { .. } | Status::Live | Status::Suspect(_) => {
                     tracing::warn!(path, error = %error.chain(), "watch failed, the last good content stays");
                     Instant::now()
                 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::reader::Watch;
-use crate::api::{Endpoint, Read, catalog, health, kv};
+use crate::api::{Endpoint, Read, catalog, coordinate, event, health, kv, query};
 use crate::error::Result;
-use crate::ident::{CheckId, Key, NodeName, ServiceId, ServiceName};
+use crate::ident::{CheckId, Key, NodeName, QueryId, ServiceId, ServiceName};
 use crate::proto::json;
 use crate::proto::query::Target;
 use crate::transport::BoxError;
@@ -190,4 +190,48 @@ impl Watched for catalog::CatalogService {
 
 impl Watchable for catalog::Instances {
     type Item = catalog::CatalogService;
+}
+
+impl Watched for event::Event {
+    type Identity<'a> = &'a str;
+
+    fn identity(&self) -> &str {
+        self.id()
+    }
+
+    const SHAPE: Shape<Self> = array();
+}
+
+/// The index of this list is made of the ID of its last event, so that it goes backwards at every
+/// second one; then the list is read at once, once more.
+impl Watchable for event::List {
+    type Item = event::Event;
+}
+
+impl Watched for coordinate::NodeCoordinate {
+    type Identity<'a> = (&'a NodeName, &'a str);
+
+    fn identity(&self) -> Self::Identity<'_> {
+        (self.node(), self.segment())
+    }
+
+    const SHAPE: Shape<Self> = array();
+}
+
+impl Watchable for coordinate::Nodes {
+    type Item = coordinate::NodeCoordinate;
+}
+
+impl Watched for query::StoredQuery {
+    type Identity<'a> = &'a QueryId;
+
+    fn identity(&self) -> &QueryId {
+        self.id()
+    }
+
+    const SHAPE: Shape<Self> = array();
+}
+
+impl Watchable for query::List {
+    type Item = query::StoredQuery;
 }

@@ -1,6 +1,7 @@
 //! Readers: each at its own speed.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,12 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::engine::{self, Question, State};
-use super::kinds::{Watchable, Watched};
+use super::kinds::{Asked, Watchable, Watched};
 use super::snapshot::{Outage, Snapshot, Status};
 use crate::api::{Consistency, Read};
+use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::diff::{self, Difference};
-use crate::task::Worker;
+use crate::task::{StopSignal, Worker};
 
 /// A reader of a live view.
 ///
@@ -38,6 +40,9 @@ type Waiting = Pin<Box<dyn Future<Output = bool> + Send + Sync>>;
 /// What all readers of one query hold; its end is the query's end.
 struct Shared<T> {
     state: watch::Receiver<State<T>>,
+    /// What is asked, and of which datacenter.
+    about: Arc<str>,
+    selects: Option<fn(&T) -> bool>,
     _worker: Worker<()>,
 }
 
@@ -59,6 +64,11 @@ impl<T: Watched> Watch<T> {
             (stale, Some(of_leader))
         };
         let key = call.target.as_str().to_owned();
+        let selects = E::selects(&Asked(&call.target));
+        let about = match read.client.datacenter() {
+            Some(datacenter) => Arc::from(format!("{key} in {datacenter}")),
+            None => Arc::from(&*key),
+        };
         let client = read.client.clone();
         // The runtime of an earlier reader may be gone, and the query with it.
         let lives = |shared: &Shared<T>| is_asked(&shared.state);
@@ -72,15 +82,113 @@ impl<T: Watched> Watch<T> {
             let worker = Worker::spawn(&runtime, |stop| engine::run::<E>(question, sender, stop));
             Ok(Arc::new(Shared {
                 state,
+                about,
+                selects,
                 _worker: worker,
             }))
         })?;
-        Ok(Self {
+        Ok(Self::of(shared))
+    }
+
+    /// A watch that another kind of task keeps up to date; equal ones of a client are shared.
+    pub(super) fn run_by<F>(
+        client: &Client,
+        about: &str,
+        task: impl FnOnce(watch::Sender<State<T>>) -> F,
+    ) -> Result<Self>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = Handle::try_current().map_err(|_| {
+            Error::new(ErrorKind::NoRuntime).context("a watch runs as a task: open it inside one")
+        })?;
+        let lives = |shared: &Shared<T>| is_asked(&shared.state);
+        let shared = client.shared_slot(about, lives, || {
+            let (sender, state) = watch::channel(State::new());
+            let task = task(sender);
+            let worker = Worker::spawn(&runtime, |mut stop| async move {
+                tokio::select! {
+                    biased;
+                    _ = stop.recv() => {}
+                    () = task => {}
+                }
+            });
+            Ok(Arc::new(Shared {
+                state,
+                about: about.into(),
+                selects: None,
+                _worker: worker,
+            }))
+        })?;
+        Ok(Self::of(shared))
+    }
+
+    fn of(shared: Arc<Shared<T>>) -> Self {
+        Self {
             state: shared.state.clone(),
             shared,
             seen: 0,
             waiting: None,
+        }
+    }
+
+    /// What is asked, and of which datacenter.
+    pub(super) fn about(&self) -> Arc<str> {
+        Arc::clone(&self.shared.about)
+    }
+
+    pub(super) fn selects(&self) -> Option<fn(&T) -> bool> {
+        self.shared.selects
+    }
+
+    /// Another watch, which is told by a task what it makes of this one.
+    pub(super) fn seen_through<F>(
+        self,
+        view: impl FnOnce(watch::Receiver<State<T>>, watch::Sender<State<T>>) -> F,
+    ) -> Result<Self>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.seen_with_stop(|from, to, mut stop| {
+            let view = view(from, to);
+            async move {
+                tokio::select! {
+                    biased;
+                    _ = stop.recv() => {}
+                    () = view => {}
+                }
+            }
         })
+    }
+
+    /// The same for a task that has something to do when it is told to end.
+    pub(super) fn seen_with_stop<F>(
+        self,
+        view: impl FnOnce(watch::Receiver<State<T>>, watch::Sender<State<T>>, StopSignal) -> F,
+    ) -> Result<Self>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = Handle::try_current().map_err(|_| {
+            Error::new(ErrorKind::NoRuntime).context("a view runs as a task: make it inside one")
+        })?;
+        let (sender, state) = watch::channel(State::new());
+        let from = self.state.clone();
+        let (about, selects) = (self.about(), self.selects());
+        let worker = Worker::spawn(&runtime, |stop| {
+            let view = view(from, sender, stop);
+            async move {
+                view.await;
+                // The query lives for as long as its views.
+                drop(self);
+            }
+        });
+        Ok(Self::of(Arc::new(Shared {
+            state,
+            about,
+            selects,
+            _worker: worker,
+        })))
     }
 
     /// What is known now; `None` before Consul's first answer.
@@ -205,6 +313,24 @@ impl<T: Watched> Watch<T> {
         self.seen = snapshot.version();
         Some(snapshot)
     }
+}
+
+/// Waits until one of them has news, of its content or its status.
+pub(crate) async fn any_changed<'a, T: Watched>(
+    watches: impl Iterator<Item = &'a mut Watch<T>>,
+) -> Result<()> {
+    let mut waiting: Vec<_> = watches
+        .map(|watch| Box::pin(watch.status_changed()))
+        .collect();
+    poll_fn(|cx| {
+        for one in &mut waiting {
+            if let Poll::Ready(news) = one.as_mut().poll(cx) {
+                return Poll::Ready(news.map(drop));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Whether the task behind a query runs; it only ends before its readers with its runtime.

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::api::{Backend, Meta};
@@ -27,6 +28,10 @@ pub(super) struct Content<T> {
     /// Rises with each content that is told.
     pub(super) version: u64,
     pub(super) received_at: Instant,
+    /// What the elements were read from, shared.
+    pub(super) body: Bytes,
+    /// Whether it stood in a file.
+    pub(super) is_kept: bool,
 }
 
 /// Whether a watch is up to date.
@@ -42,6 +47,43 @@ pub enum Status {
     Live,
     /// The last query failed: what was known before is still served.
     Stale(Outage),
+    /// So many elements went at once that a [guard](super::Guard) does not believe it yet.
+    Suspect(Suspicion),
+}
+
+/// A content that a [guard](super::Guard) does not believe yet.
+#[derive(Clone, Debug)]
+pub struct Suspicion {
+    pub(super) since: Instant,
+    pub(super) gone: usize,
+    pub(super) of: usize,
+    pub(super) held: bool,
+}
+
+impl Suspicion {
+    /// How long ago they went.
+    #[must_use]
+    pub fn lasts(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// How many elements are gone.
+    #[must_use]
+    pub fn gone(&self) -> usize {
+        self.gone
+    }
+
+    /// Of how many.
+    #[must_use]
+    pub fn of(&self) -> usize {
+        self.of
+    }
+
+    /// Whether the last content that was believed is told in its place.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
 }
 
 /// A time in which queries fail.
@@ -75,6 +117,8 @@ pub enum Source {
     Streaming,
     /// The agent's cache.
     Cache,
+    /// A file of a former process, or of this one: see [`Watch::keep_in`](super::Watch::keep_in).
+    Disk,
 }
 
 impl Status {
@@ -89,8 +133,23 @@ impl Status {
     pub fn error(&self) -> Option<&Error> {
         match self {
             Self::Connecting { error } => error.as_ref(),
-            Self::Live => None,
+            Self::Live | Self::Suspect(_) => None,
             Self::Stale(outage) => Some(outage.error()),
+        }
+    }
+
+    /// Whether a reader that knows one need not be told the other.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Live, Self::Live) => true,
+            (Self::Suspect(one), Self::Suspect(other)) => {
+                (one.since, one.gone, one.of) == (other.since, other.gone, other.of)
+            }
+            (Self::Connecting { .. }, Self::Connecting { .. })
+            | (Self::Stale(_), Self::Stale(_)) => {
+                self.error().map(Error::kind) == other.error().map(Error::kind)
+            }
+            _ => false,
         }
     }
 }
@@ -125,6 +184,9 @@ impl<T> Snapshot<T> {
     /// What gave it.
     #[must_use]
     pub fn source(&self) -> Source {
+        if self.content.is_kept {
+            return Source::Disk;
+        }
         if self.content.meta.cache().is_some_and(|cache| cache.hit) {
             return Source::Cache;
         }

@@ -18,6 +18,8 @@ use crate::client::Client;
 use crate::error::{Error, ErrorKind};
 use crate::transport::Request;
 
+mod views;
+
 /// What the scripted agent does with one request.
 #[derive(Clone)]
 enum Act {
