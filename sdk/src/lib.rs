@@ -40,6 +40,7 @@
 //! | write only while it is held | [`Kv::fenced`](api::kv::Kv::fenced), [`coordination::FenceGate`] |
 //! | change several things at once | [`api::txn`] |
 //! | do something in one process of many, or know who does | [`Client::election`], [`coordination`] |
+//! | end a process without losing a request or leaving anything behind | [`lifecycle`] |
 //! | set up address, token, TLS, limits | [`client::Builder`], or the environment: [`Client::from_env`] |
 //! | react to failures | [`Error::kind`] and its predicates |
 //! | replace the HTTP stack | [`transport`] |
@@ -129,6 +130,9 @@ pub mod probe;
 pub mod watch;
 pub mod registration;
 pub mod coordination;
+
+// The end of all of it, in order.
+pub mod lifecycle;
 
 pub use client::Client;
 pub use error::{Error, ErrorKind, Result};

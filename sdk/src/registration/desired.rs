@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::badge::Worn;
+use super::gate::{self, Gate};
 use crate::api::agent::ServiceDefinition;
 use crate::api::health::Status;
 use crate::error::Result;
@@ -22,6 +23,8 @@ pub(super) struct Desired {
     output: Arc<str>,
     /// What its probes say, if it has any.
     pub(super) probed: Option<Verdict>,
+    /// Whether the service wants to be found.
+    pub(super) gate: Gate,
     /// Why it is out of rotation, if it is.
     pub(super) maintenance: Option<Arc<str>>,
     /// Tags beside those of the definition.
@@ -73,6 +76,7 @@ impl Desired {
             status: None,
             output: ALIVE.into(),
             probed: None,
+            gate: Gate::default(),
             maintenance: None,
             worn: Worn::default(),
             version: 0,
@@ -120,13 +124,26 @@ impl Desired {
     pub(super) fn body(&self, present: Present) -> ServiceDefinition {
         let maintenance = match present {
             Present::Nothing => self.maintenance.clone(),
+            // That of a former self, or what was said before.
+            Present::Service {
+                maintenance: Some(reason),
+            } if gate::is_by_itself(&reason) => None,
             Present::Service { maintenance } => maintenance,
         };
+        let maintenance = maintenance.or_else(|| self.own_maintenance());
         self.whole().prepared(
             &self.id,
             |check| self.whole_status(check.initial_status().unwrap_or(Status::Passing)),
             maintenance.as_deref(),
         )
+    }
+
+    /// The maintenance by which a service without a TTL check says that it is not to be found.
+    pub(super) fn own_maintenance(&self) -> Option<Arc<str>> {
+        let reason = self.gate.reason()?;
+        let mut checks = self.definition.checks_by_id();
+        let has_ttl = checks.any(|(_, check)| check.ttl_of().is_some());
+        (!has_ttl).then(|| gate::by_itself(reason))
     }
 
     /// What a heartbeat of this check says.
@@ -136,6 +153,9 @@ impl Desired {
 
     /// What was said, or initially is the case, and what the probes say: the worse counts.
     fn whole_status(&self, initial: Status) -> Status {
+        if self.gate.reason().is_some() {
+            return Status::Critical;
+        }
         let said = self.status.unwrap_or(initial);
         let probed = self.probed.as_ref();
         probed.map_or(said, |probed| said.max(probed.status))
@@ -149,6 +169,9 @@ impl Desired {
 
     /// The text of the status of this check: that of whoever made it what it is.
     pub(super) fn output_of(&self, beat: &Beat) -> &Arc<str> {
+        if let Some(reason) = self.gate.reason() {
+            return reason;
+        }
         match (&self.probed, self.status) {
             (Some(probed), None) if probed.status >= beat.initial => &probed.output,
             (Some(probed), Some(said)) if probed.status > said => &probed.output,

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::badge::Badges;
 use super::desired::Desired;
+use super::gate::{NOT_READY, Turn};
 use super::keeper::Keeper;
 use super::{Definition, Registration, State, closed};
 use crate::api::agent::ServiceDefinition;
@@ -31,6 +32,7 @@ impl Client {
             client: self.clone(),
             service,
             probes: Vec::new(),
+            is_ready: true,
         }
     }
 }
@@ -43,6 +45,7 @@ pub struct Register {
     client: Client,
     service: ServiceDefinition,
     probes: Vec<Probe>,
+    is_ready: bool,
 }
 
 impl Register {
@@ -53,6 +56,17 @@ impl Register {
     /// Default: none, and then they say that the process is alive.
     pub fn probe(mut self, probe: Probe) -> Self {
         self.probes.push(probe);
+        self
+    }
+
+    /// Registers the service as one that is not to be found yet, until
+    /// [`Registration::ready`] is called.
+    ///
+    /// For a service that has to warm up, and for one that must be registered before it can serve.
+    /// Between registration and `ready` no look-up by health finds it, not for a moment.
+    /// Default: ready from the start.
+    pub fn not_ready(mut self) -> Self {
+        self.is_ready = false;
         self
     }
 
@@ -81,12 +95,16 @@ impl Register {
             client,
             service,
             probes,
+            is_ready,
         } = self;
         let runtime = Handle::try_current().map_err(|_| {
             Error::new(ErrorKind::NoRuntime)
                 .context("a registration is kept up by a task: call this within a runtime")
         })?;
-        let desired = Desired::new(service, rand::random())?;
+        let mut desired = Desired::new(service, rand::random())?;
+        if !is_ready {
+            desired.gate.turn(Turn::NotReady(NOT_READY.into()));
+        }
         let id = desired.id.clone();
         for probe in &probes {
             let named = |err: Error| err.at(&format!("service {:?}", id.as_str()));
@@ -116,13 +134,14 @@ impl Register {
             let worker = Worker::spawn(&runtime, |stop| rounds.run(stop));
             (Some(worker), Some(told))
         };
-        let keeper = Keeper::new(client, desired, known, probed, state);
+        let keeper = Keeper::new(client.clone(), desired, known, probed, state);
         // The task is there before the first request: who drops this future drops the worker.
         let worker = Worker::spawn(&runtime, |stop| keeper.run(stop, inbox, ready));
         registered.await.map_err(|_| closed(&id))??;
         states.mark_unchanged();
         Ok(Registration {
             id,
+            client,
             definition,
             badges,
             commands,
