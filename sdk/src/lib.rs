@@ -15,7 +15,7 @@
 //! // Announce a service. Heartbeats run until the registration is closed or dropped.
 //! let definition = ServiceDefinition::new("web")
 //!     .port(8080)
-//!     .check(CheckDefinition::ttl(Duration::from_secs(15)));
+//!     .check(CheckDefinition::alive_only(Duration::from_secs(15)));
 //! let registration = client.register(definition).await?;
 //!
 //! // See who is there, now and after every change.

@@ -16,7 +16,7 @@ use super::{Cause, Lifecycle, Report, Shutdown, Stage, StageOutcome, StageReport
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::ServiceId;
-use crate::registration::Registration;
+use crate::registration::{Readiness, Registration};
 use crate::task::Chores;
 
 impl Lifecycle {
@@ -113,8 +113,13 @@ impl<W: Future<Output: Send> + Send> Running<W> {
                 self.skip(stage, "the work has ended");
             }
         } else {
-            self.unroutable(lifecycle).await;
-            self.lame_duck(lifecycle).await;
+            let listed = lifecycle.registrations.iter().map(Listed::of).collect();
+            let readiness = lifecycle.readiness();
+            let is_registered = !lifecycle.registrations.is_empty();
+            let deadline = lifecycle.deadline_of(Stage::Unroutable);
+            self.unroutable(listed, readiness, deadline).await;
+            let lasts = lifecycle.deadline_of(Stage::LameDuck);
+            self.lame_duck(is_registered, lasts).await;
             self.drain(lifecycle.deadline_of(Stage::Drain)).await;
         }
         // Whatever it is doing still: it must not be done without what is given up now.
@@ -130,15 +135,14 @@ impl<W: Future<Output: Send> + Send> Running<W> {
         drop(kept);
     }
 
-    async fn unroutable(&mut self, lifecycle: &Lifecycle) {
+    async fn unroutable(&mut self, all: Vec<Listed>, readiness: Readiness, deadline: Duration) {
         let stage = Stage::Unroutable;
-        if lifecycle.registrations.is_empty() {
+        if all.is_empty() {
             return self.skip(stage, NOTHING);
         }
-        let readiness = lifecycle.readiness();
         let mut listed = Chores::new();
-        for registration in &lifecycle.registrations {
-            listed.start(unlisted(Listed::of(registration)));
+        for one in all {
+            listed.start(unlisted(one));
         }
         let told = Arc::new(AtomicBool::new(false));
         let is_told = Arc::clone(&told);
@@ -165,13 +169,12 @@ impl<W: Future<Output: Send> + Send> Running<W> {
             work: doing,
             late: &late,
         };
-        self.stage(stage, lifecycle.deadline_of(stage), doing).await;
+        self.stage(stage, deadline, doing).await;
     }
 
-    async fn lame_duck(&mut self, lifecycle: &Lifecycle) {
+    async fn lame_duck(&mut self, is_registered: bool, lasts: Duration) {
         let stage = Stage::LameDuck;
-        let lasts = lifecycle.deadline_of(stage);
-        if lifecycle.registrations.is_empty() {
+        if !is_registered {
             return self.skip(stage, NOTHING);
         }
         let end = Instant::now() + lasts;

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::badge::Worn;
 use super::gate::{self, Gate};
-use crate::api::agent::ServiceDefinition;
+use crate::api::agent::{CheckDefinition, ServiceDefinition};
 use crate::api::health::Status;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ident::ServiceId;
 use crate::probe::Verdict;
 use crate::proto::heartbeat::Heartbeat;
@@ -21,6 +21,7 @@ pub(super) struct Desired {
     /// What was said by the caller; what the definition says otherwise.
     pub(super) status: Option<Status>,
     output: Arc<str>,
+    alive: Arc<str>,
     /// What its probes say, if it has any.
     pub(super) probed: Option<Verdict>,
     /// Whether the service wants to be found.
@@ -51,6 +52,8 @@ pub(super) struct Beat {
     pub(super) rhythm: Heartbeat,
     /// What the definition says, unless the caller has said something.
     initial: Status,
+    /// Whether nothing but the process stands behind it.
+    alive_only: bool,
 }
 
 impl Beat {
@@ -74,7 +77,8 @@ impl Desired {
             id: definition.effective_id()?,
             definition,
             status: None,
-            output: ALIVE.into(),
+            output: AS_DEFINED.into(),
+            alive: ALIVE.into(),
             probed: None,
             gate: Gate::default(),
             maintenance: None,
@@ -115,6 +119,7 @@ impl Desired {
                 check,
                 rhythm: Heartbeat::new(ttl, now),
                 initial: definition.initial_status().unwrap_or(Status::Passing),
+                alive_only: definition.is_alive_only(),
             })
         });
         beats.collect()
@@ -175,15 +180,37 @@ impl Desired {
         match (&self.probed, self.status) {
             (Some(probed), None) if probed.status >= beat.initial => &probed.output,
             (Some(probed), Some(said)) if probed.status > said => &probed.output,
+            (_, None) if beat.alive_only => &self.alive,
             _ => &self.output,
         }
     }
 }
 
-/// What heartbeats say as long as nobody says something else.
+/// What heartbeats say of a service of which nothing is looked at.
 ///
 /// It never changes: an output that does costs a write and wakes every watcher of the service.
-const ALIVE: &str = "alive";
+const ALIVE: &str = "alive only: the process runs, nothing else is looked at";
+
+/// What they say as long as nobody has said how the service is.
+const AS_DEFINED: &str = "as defined: nothing was said since";
+
+/// Looks whether its author has chosen what stands behind each TTL check.
+pub(super) fn chosen(definition: &ServiceDefinition, has_probes: bool) -> Result<()> {
+    let mut checks = definition.checks_by_id();
+    let plain = |check: &CheckDefinition| {
+        check.ttl_of().is_some() && !check.is_alive_only() && check.initial_status().is_none()
+    };
+    match checks.find(|(_, check)| plain(check)) {
+        Some((check, _)) if !has_probes => Err(Error::invalid(format!(
+            "service {:?}: check {check:?} is a TTL check, and nothing says how the service is: add \
+             `.probe(…)` to the registration; or begin with a `.status(…)`, from which \
+             `set_status` goes on; or say `CheckDefinition::alive_only(…)`, if it is enough that \
+             the process runs",
+            definition.service_name()
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// Found again after a restart if it can be, and never that of another instance on the agent.
 fn default_id(definition: &ServiceDefinition, draw: u32) -> String {
@@ -200,7 +227,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::api::agent::CheckDefinition;
 
     const TTL: Duration = Duration::from_secs(10);
 
@@ -221,8 +247,8 @@ mod tests {
     fn ttl_checks_pass_from_the_start_unless_the_definition_says_otherwise() {
         let service = ServiceDefinition::new("web")
             .port(80)
-            .check(CheckDefinition::ttl(TTL))
-            .check(CheckDefinition::ttl(TTL).status(Status::Critical))
+            .check(CheckDefinition::alive_only(TTL))
+            .check(CheckDefinition::alive_only(TTL).status(Status::Critical))
             .check(CheckDefinition::tcp("127.0.0.1:80", TTL));
         let mut desired = Desired::new(service, 0).unwrap();
         let said = |desired: &Desired| -> Vec<Status> {
@@ -245,7 +271,7 @@ mod tests {
     fn maintenance_is_part_of_what_is_registered_and_does_not_rename_the_check() {
         let service = ServiceDefinition::new("web")
             .id("w")
-            .check(CheckDefinition::ttl(TTL));
+            .check(CheckDefinition::alive_only(TTL));
         let mut desired = Desired::new(service, 0).unwrap();
         desired.maintenance = Some("moving".into());
         let checks = |present| {

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::badge::Badges;
-use super::desired::Desired;
+use super::desired::{Desired, chosen};
 use super::gate::{NOT_READY, Turn};
 use super::keeper::Keeper;
 use super::{Definition, Registration, State, closed};
@@ -26,7 +26,10 @@ impl Client {
     /// without a port the name and a random number. Checks that an earlier registration of the
     /// same ID had and this one has not are removed; a maintenance that is on stays on.
     ///
-    /// A TTL check without [probes](Register::probe) says that the process is alive, and no more.
+    /// What a TTL check says is its author's choice, and has to be one: [probes](Register::probe),
+    /// [`alive_only`](crate::api::agent::CheckDefinition::alive_only), or an initial
+    /// [`status`](crate::api::agent::CheckDefinition::status) from which
+    /// [`Registration::set_status`] goes on.
     pub fn register(&self, service: ServiceDefinition) -> Register {
         Register {
             client: self.clone(),
@@ -53,7 +56,7 @@ impl Register {
     ///
     /// The worst of all probes counts, and of them and what is
     /// [said](Registration::set_status) or initially the case. See [`probe`](crate::probe).
-    /// Default: none, and then they say that the process is alive.
+    /// Default: none.
     pub fn probe(mut self, probe: Probe) -> Self {
         self.probes.push(probe);
         self
@@ -81,7 +84,8 @@ impl Register {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] if Consul would misread the definition, if a probe has settings that
-    /// cannot work, or if there are probes and no TTL check; [`ErrorKind::NoRuntime`]
+    /// cannot work, if there are probes and no TTL check, or a plain TTL check and nothing that says
+    /// how the service is; [`ErrorKind::NoRuntime`]
     /// outside of a Tokio runtime, [`ErrorKind::Refused`] if the agent is too old for a field that
     /// is set, and whatever else the first registration or heartbeat fails with: it is not
     /// repeated, so that a wrong address or token is noticed at the start.
@@ -117,10 +121,11 @@ impl Register {
         if !probes.is_empty() && !has_ttl(&desired.definition) {
             return Err(Error::invalid(format!(
                 "service {:?}: has probes and no TTL check to say by what they find: add \
-                 `CheckDefinition::ttl(…)`",
+                 `CheckDefinition::alive_only(…)`",
                 id.as_str()
             )));
         }
+        chosen(&desired.definition, !probes.is_empty())?;
         let definition = Arc::new(Definition::new(desired.definition.clone()));
         let (state, mut states) = watch::channel(State::Registered);
         let (commands, inbox) = mpsc::channel(8);
