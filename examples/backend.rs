@@ -55,7 +55,7 @@ impl Backend {
         let definition = ServiceDefinition::new(service)
             .id(format!("{service}-{name}"))
             .listener(addr)
-            .check(CheckDefinition::ttl(Duration::from_secs(15)));
+            .check(CheckDefinition::alive_only(Duration::from_secs(15)));
         Ok(Self {
             addr,
             registration: client.register(definition).await?,

@@ -2,6 +2,7 @@
 //! is told.
 
 pub mod backend;
+pub mod leaving;
 pub mod load;
 pub mod place;
 pub mod report;

@@ -232,7 +232,7 @@ impl Server {
             .id(format!("{service}-{name}"))
             .listener(listener.local_addr()?)
             .check(
-                CheckDefinition::ttl(TTL)
+                CheckDefinition::alive_only(TTL)
                     .deregister_critical_service_after(Duration::from_secs(60)),
             );
         let registration = client.register(definition).await?;

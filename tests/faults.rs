@@ -29,7 +29,7 @@ mod consul {
         ServiceDefinition::new("web")
             .id(id)
             .port(8080)
-            .check(CheckDefinition::ttl(TTL))
+            .check(CheckDefinition::alive_only(TTL))
     }
 
     async fn until(registration: &mut Registration, fits: impl Fn(&State) -> bool) {
@@ -384,7 +384,7 @@ mod consul {
         // A runtime of its own, with a client of its own, whose connections live on it.
         let own = Runtime::new().unwrap();
         let short = ServiceDefinition::new("web").id("web-3");
-        let short = short.check(CheckDefinition::ttl(Duration::from_secs(1)));
+        let short = short.check(CheckDefinition::alive_only(Duration::from_secs(1)));
         let after = own
             .block_on(async { self::client(&agent).register(short).await })
             .unwrap();

@@ -158,7 +158,7 @@ fn nothing_prints_an_empty_debug_or_a_secret() {
         format!("{:?}", ServiceDefinition::new("web").meta("a", "b")),
         format!(
             "{:?}",
-            CheckDefinition::ttl(std::time::Duration::from_secs(9))
+            CheckDefinition::alive_only(std::time::Duration::from_secs(9))
         ),
         format!("{:?}", Tls::new().client_certificate_pem("CERT", "K3Y")),
         format!("{:?}", client.agent()),

@@ -15,7 +15,7 @@
 //! // Announce a service. Heartbeats run until the registration is closed or dropped.
 //! let definition = ServiceDefinition::new("web")
 //!     .port(8080)
-//!     .check(CheckDefinition::ttl(Duration::from_secs(15)));
+//!     .check(CheckDefinition::alive_only(Duration::from_secs(15)));
 //! let registration = client.register(definition).await?;
 //!
 //! // See who is there, now and after every change.
@@ -42,6 +42,7 @@
 //! | write only while it is held | [`Kv::fenced`](api::kv::Kv::fenced), [`coordination::FenceGate`] |
 //! | change several things at once | [`api::txn`] |
 //! | do something in one process of many, or know who does | [`Client::election`], [`coordination`] |
+//! | end a process without losing a request or leaving anything behind | [`lifecycle`] |
 //! | set up address, token, TLS, limits | [`client::Builder`], or the environment: [`Client::from_env`] |
 //! | react to failures | [`Error::kind`] and its predicates |
 //! | replace the HTTP stack | [`transport`] |
@@ -133,6 +134,9 @@ pub mod watch;
 pub mod config;
 pub mod registration;
 pub mod coordination;
+
+// The end of all of it, in order.
+pub mod lifecycle;
 
 pub use client::Client;
 pub use error::{Error, ErrorKind, Result};

@@ -2,8 +2,9 @@
 //!
 //! `backend CONSUL SERVICE ID PORT CONTROL` serves HTTP/1.1 on `PORT` of the loopback interface and
 //! registers itself as `SERVICE` under `ID`. On `CONTROL` it takes orders, see
-//! [`support::instance`]. `SIGTERM` makes it leave: it deregisters, serves on until everybody knows,
-//! finishes what is under way, and ends.
+//! [`support::instance`]. `SIGTERM` ends it as a
+//! `Lifecycle` does: it is not to be found any more, serves on until everybody knows, finishes what is
+//! under way, deregisters, and ends.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -24,6 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use lictor::Client;
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
+use lictor::lifecycle::{Lifecycle, Stage};
 use lictor::registration::Registration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,7 +35,7 @@ use tokio::time::{sleep, timeout};
 
 type Reply = Response<BoxBody<Bytes, Infallible>>;
 
-/// How long it serves on after its goodbye.
+/// How long it serves on when the catalog shows that it leaves.
 const DRAIN: Duration = Duration::from_millis(300);
 /// How long what is under way may take to finish.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -84,14 +86,30 @@ async fn main() -> Result<(), Box<dyn Error>> {
     *lock(&state.registration) = Some(registration);
     // Who can give orders finds an instance that is registered.
     serving.spawn(obey(control, Arc::clone(&state)));
+    // It listens from here on, so that the signal that ends this wait is the first that it knows.
+    let lifecycle = Lifecycle::new().shutdown_on_signal()?;
     terminated.recv().await;
     if state.abrupt.load(Ordering::SeqCst) {
         stop.send_replace(true);
         leave(&state).await;
     } else {
-        leave(&state).await;
-        sleep(DRAIN).await;
-        stop.send_replace(true);
+        let registration = lock(&state.registration).take();
+        let lifecycle = match registration {
+            Some(registration) => lifecycle.registration(registration),
+            None => lifecycle,
+        };
+        let drain = lifecycle.shutdown().reached(Stage::Drain);
+        let (report, _) = lifecycle
+            .lame_duck(DRAIN)
+            .deadline(Stage::Drain, PATIENCE)
+            .run(async {
+                drain.await;
+                stop.send_replace(true);
+                serving.join_next().await
+            })
+            .await;
+        println!("{report}");
+        return Ok(());
     }
     timeout(PATIENCE, serving.join_next()).await.ok();
     Ok(())
@@ -107,7 +125,7 @@ async fn register(
     let definition = ServiceDefinition::new(service)
         .id(id)
         .listener(addr)
-        .check(CheckDefinition::ttl(Duration::from_secs(15)));
+        .check(CheckDefinition::alive_only(Duration::from_secs(15)));
     Ok(client.register(definition).await?)
 }
 

@@ -8,6 +8,7 @@
 //! more.
 
 mod load;
+mod rolling;
 mod stage;
 
 mod consul {
@@ -18,5 +19,6 @@ mod consul {
     mod g4;
     mod g6;
     mod partition;
+    mod rolling;
     mod storm;
 }

@@ -28,7 +28,7 @@ async fn registered(agent: &TestAgent, service: &str) -> Registration {
         .port(8080)
         .address("10.1.2.3")
         .tag("blue")
-        .check(CheckDefinition::ttl(Duration::from_secs(30)));
+        .check(CheckDefinition::alive_only(Duration::from_secs(30)));
     agent.client().register(definition).await.unwrap()
 }
 

@@ -38,7 +38,7 @@ const SOON: Duration = Duration::from_secs(20);
 const TTL: Duration = Duration::from_secs(600);
 
 fn ttl() -> CheckDefinition {
-    CheckDefinition::ttl(TTL)
+    CheckDefinition::alive_only(TTL)
 }
 
 async fn status(client: &Client, id: &str) -> Option<Status> {
@@ -310,7 +310,7 @@ async fn a_heartbeat_of_a_check_without_ttl_is_an_unknown_check(agent: &TestAgen
 async fn a_check_without_a_heartbeat_turns_critical(agent: &TestAgent) {
     let client = agent.client();
     let id = agent.name("web");
-    let short = CheckDefinition::ttl(Duration::from_millis(300)).status(Status::Passing);
+    let short = CheckDefinition::alive_only(Duration::from_millis(300)).status(Status::Passing);
     let definition = ServiceDefinition::new(&*id).check(short);
     client.agent().register(&definition).await.unwrap();
     eventually(SOON, async || {

@@ -38,7 +38,7 @@ async fn instance(agent: &TestAgent, service: &str, name: &str) -> (Backend, Reg
     let definition = ServiceDefinition::new(service)
         .id(format!("{service}-{name}"))
         .listener(backend.addr())
-        .check(CheckDefinition::ttl(Duration::from_secs(60)));
+        .check(CheckDefinition::alive_only(Duration::from_secs(60)));
     let registration = agent.client().register(definition).await.unwrap();
     (backend, registration)
 }

@@ -50,7 +50,7 @@ async fn instance(agent: &TestAgent, service: &str, name: &str, tags: &[&str]) -
     let mut definition = ServiceDefinition::new(service)
         .id(format!("{service}-{name}"))
         .listener(backend.addr())
-        .check(CheckDefinition::ttl(Duration::from_secs(60)));
+        .check(CheckDefinition::alive_only(Duration::from_secs(60)));
     for tag in tags {
         definition = definition.tag(*tag);
     }

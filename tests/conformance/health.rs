@@ -36,7 +36,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// A TTL that does not run out during a test.
 fn ttl(status: Status) -> CheckDefinition {
-    CheckDefinition::ttl(Duration::from_secs(600)).status(status)
+    CheckDefinition::alive_only(Duration::from_secs(600)).status(status)
 }
 
 fn instance(name: &str, id: &str, status: Status) -> ServiceDefinition {
@@ -164,7 +164,7 @@ async fn an_instance_without_an_address_is_called_at_its_nodes(agent: &TestAgent
 
 async fn a_new_check_is_critical_until_it_is_updated(agent: &TestAgent) {
     let (client, web) = (agent.client(), agent.name("web"));
-    let check = CheckDefinition::ttl(Duration::from_secs(600));
+    let check = CheckDefinition::alive_only(Duration::from_secs(600));
     register(&client, &ServiceDefinition::new(web.as_str()).check(check)).await;
     let status = async || client.health().service(web.as_str()).await.unwrap()[0].status();
     assert_eq!(status().await, Status::Critical);

@@ -39,7 +39,7 @@ fn web(name: &str) -> ServiceDefinition {
     ServiceDefinition::new(name)
         .id(name)
         .port(8080)
-        .check(CheckDefinition::ttl(TTL))
+        .check(CheckDefinition::alive_only(TTL))
 }
 
 /// The ports of the instances that clients are told of.
@@ -61,7 +61,7 @@ async fn a_service_is_routable_when_register_returns(agent: &TestAgent) {
 
 async fn a_service_is_not_routable_before_it_says_so(agent: &TestAgent) {
     let (client, name) = (agent.client(), agent.name("web"));
-    let starting = CheckDefinition::ttl(TTL).status(Status::Critical);
+    let starting = CheckDefinition::alive_only(TTL).status(Status::Critical);
     let definition = ServiceDefinition::new(&*name).port(8080).check(starting);
     let registration = client.register(definition).await.unwrap();
     assert!(routable(&client, &name).await.is_empty());
@@ -83,7 +83,7 @@ async fn a_service_outlives_its_ttl(agent: &TestAgent) {
     let ttl = Duration::from_millis(500);
     let definition = ServiceDefinition::new(&*name)
         .port(8080)
-        .check(CheckDefinition::ttl(ttl));
+        .check(CheckDefinition::alive_only(ttl));
     let registration = client.register(definition).await.unwrap();
     let end = tokio::time::Instant::now() + ttl * 6;
     while tokio::time::Instant::now() < end {
@@ -209,8 +209,8 @@ async fn maintenance_lasts_through_updates_and_ends(agent: &TestAgent) {
 
 async fn what_an_earlier_incarnation_left_behind_is_replaced(agent: &TestAgent) {
     let (client, name) = (agent.client(), agent.name("web"));
-    let stale = CheckDefinition::ttl(TTL).id(format!("{name}-stale"));
-    let own = CheckDefinition::ttl(TTL).id(format!("service:{name}"));
+    let stale = CheckDefinition::alive_only(TTL).id(format!("{name}-stale"));
+    let own = CheckDefinition::alive_only(TTL).id(format!("service:{name}"));
     let earlier = ServiceDefinition::new(&*name).id(&*name).port(1);
     let earlier = earlier.check(own).check(stale);
     client.agent().register(&earlier).await.unwrap();

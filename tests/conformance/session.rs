@@ -62,7 +62,7 @@ async fn pair(client: &Client, key: &str) -> Option<Pair> {
 
 /// A service with one check, which is told its status by hand; the check's ID.
 async fn checked_service(client: &Client, name: &str, ttl: Duration) -> String {
-    let check = CheckDefinition::ttl(ttl)
+    let check = CheckDefinition::alive_only(ttl)
         .id(format!("check-{name}"))
         .status(Status::Passing);
     let service = ServiceDefinition::new(name).check(check);

@@ -69,7 +69,7 @@ async fn register(client: &Client, name: &str, id: &str, status: Status) {
         .id(id)
         .address("10.0.0.1")
         .port(8080_u16)
-        .check(CheckDefinition::ttl(Duration::from_secs(600)).status(status));
+        .check(CheckDefinition::alive_only(Duration::from_secs(600)).status(status));
     client.agent().register(&definition).await.unwrap();
 }
 

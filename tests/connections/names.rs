@@ -99,7 +99,7 @@ async fn agent(service: &str, server: &crate::server::Server) -> (Agent, Client,
     let client = Client::builder().address(agent.http_url()).build().unwrap();
     let definition = ServiceDefinition::new(service)
         .listener(server.addr)
-        .check(CheckDefinition::ttl(Duration::from_secs(600)));
+        .check(CheckDefinition::alive_only(Duration::from_secs(600)));
     let registration = client.register(definition).await.unwrap();
     (agent, client, registration)
 }

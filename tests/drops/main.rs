@@ -12,6 +12,7 @@ mod calls;
 mod elections;
 mod fenced;
 mod leases;
+mod lifecycles;
 mod locks;
 mod registrations;
 mod semaphores;

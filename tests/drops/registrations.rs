@@ -22,6 +22,10 @@ cases![
     "Registration::set_tags" => set_tags,
     "Registration::set_meta" => set_meta,
     "Registration::maintenance" => maintenance,
+    "Registration::ready" => ready,
+    "Registration::not_ready" => not_ready,
+    "Readiness::ready" => readiness_ready,
+    "Readiness::not_ready" => readiness_not_ready,
     "Registration::close" => close,
     "Registration::state_changed" => state_changed,
     "States::next: of a registration" => states,
@@ -29,7 +33,7 @@ cases![
 ];
 
 fn definition() -> ServiceDefinition {
-    let check = CheckDefinition::ttl(Duration::from_secs(15));
+    let check = CheckDefinition::alive_only(Duration::from_secs(15));
     ServiceDefinition::new("web")
         .id("web-1")
         .port(80)
@@ -107,6 +111,48 @@ async fn maintenance(stage: &mut Stage) -> Subject {
     Box::pin(async move {
         web.maintenance(Some("moved")).await?;
         web.maintenance(None).await
+    })
+}
+
+async fn ready(stage: &mut Stage) -> Subject {
+    let web = stage
+        .client
+        .register(definition())
+        .not_ready()
+        .await
+        .unwrap();
+    Box::pin(async move { web.ready().await })
+}
+
+async fn not_ready(stage: &mut Stage) -> Subject {
+    // Without a TTL check it is a registration that tells it.
+    let web = ServiceDefinition::new("web").port(80);
+    let web = stage.client.register(web).await.unwrap();
+    Box::pin(async move { web.not_ready("cold").await })
+}
+
+async fn readiness_ready(stage: &mut Stage) -> Subject {
+    let web = stage
+        .client
+        .register(definition())
+        .not_ready()
+        .await
+        .unwrap();
+    let readiness = web.readiness();
+    Box::pin(async move {
+        let outcome = readiness.ready().await;
+        drop(web);
+        outcome
+    })
+}
+
+async fn readiness_not_ready(stage: &mut Stage) -> Subject {
+    let web = registered(stage).await;
+    let readiness = web.readiness();
+    Box::pin(async move {
+        let outcome = readiness.not_ready("cold").await;
+        drop(web);
+        outcome
     })
 }
 

@@ -209,6 +209,12 @@ impl Instance {
         eventually(PATIENCE, async || process.has_ended()).await;
     }
 
+    /// Everything that it has printed so far, in all of its lives.
+    #[must_use]
+    pub fn log(&self) -> String {
+        process::log(&self.dir)
+    }
+
     /// Kills it without a warning (`SIGKILL`) and waits for its end.
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {

@@ -287,7 +287,7 @@ impl Environment {
             CheckDefinition::script(["/bin/sh", "-c", &line].map(Arc::from), interval)
         } else if let Some(ttl) = words.time("check_ttl", on)? {
             timed = false;
-            CheckDefinition::ttl(ttl)
+            CheckDefinition::alive_only(ttl)
         } else if tcp {
             CheckDefinition::tcp(target, interval)
         } else if grpc {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::badge::Worn;
-use crate::api::agent::ServiceDefinition;
+use super::gate::{self, Gate};
+use crate::api::agent::{CheckDefinition, ServiceDefinition};
 use crate::api::health::Status;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ident::ServiceId;
 use crate::probe::Verdict;
 use crate::proto::heartbeat::Heartbeat;
@@ -20,8 +21,11 @@ pub(super) struct Desired {
     /// What was said by the caller; what the definition says otherwise.
     pub(super) status: Option<Status>,
     output: Arc<str>,
+    alive: Arc<str>,
     /// What its probes say, if it has any.
     pub(super) probed: Option<Verdict>,
+    /// Whether the service wants to be found.
+    pub(super) gate: Gate,
     /// Why it is out of rotation, if it is.
     pub(super) maintenance: Option<Arc<str>>,
     /// Tags beside those of the definition.
@@ -48,6 +52,8 @@ pub(super) struct Beat {
     pub(super) rhythm: Heartbeat,
     /// What the definition says, unless the caller has said something.
     initial: Status,
+    /// Whether nothing but the process stands behind it.
+    alive_only: bool,
 }
 
 impl Beat {
@@ -71,8 +77,10 @@ impl Desired {
             id: definition.effective_id()?,
             definition,
             status: None,
-            output: ALIVE.into(),
+            output: AS_DEFINED.into(),
+            alive: ALIVE.into(),
             probed: None,
+            gate: Gate::default(),
             maintenance: None,
             worn: Worn::default(),
             version: 0,
@@ -111,6 +119,7 @@ impl Desired {
                 check,
                 rhythm: Heartbeat::new(ttl, now),
                 initial: definition.initial_status().unwrap_or(Status::Passing),
+                alive_only: definition.is_alive_only(),
             })
         });
         beats.collect()
@@ -120,13 +129,26 @@ impl Desired {
     pub(super) fn body(&self, present: Present) -> ServiceDefinition {
         let maintenance = match present {
             Present::Nothing => self.maintenance.clone(),
+            // That of a former self, or what was said before.
+            Present::Service {
+                maintenance: Some(reason),
+            } if gate::is_by_itself(&reason) => None,
             Present::Service { maintenance } => maintenance,
         };
+        let maintenance = maintenance.or_else(|| self.own_maintenance());
         self.whole().prepared(
             &self.id,
             |check| self.whole_status(check.initial_status().unwrap_or(Status::Passing)),
             maintenance.as_deref(),
         )
+    }
+
+    /// The maintenance by which a service without a TTL check says that it is not to be found.
+    pub(super) fn own_maintenance(&self) -> Option<Arc<str>> {
+        let reason = self.gate.reason()?;
+        let mut checks = self.definition.checks_by_id();
+        let has_ttl = checks.any(|(_, check)| check.ttl_of().is_some());
+        (!has_ttl).then(|| gate::by_itself(reason))
     }
 
     /// What a heartbeat of this check says.
@@ -136,6 +158,9 @@ impl Desired {
 
     /// What was said, or initially is the case, and what the probes say: the worse counts.
     fn whole_status(&self, initial: Status) -> Status {
+        if self.gate.reason().is_some() {
+            return Status::Critical;
+        }
         let said = self.status.unwrap_or(initial);
         let probed = self.probed.as_ref();
         probed.map_or(said, |probed| said.max(probed.status))
@@ -149,18 +174,43 @@ impl Desired {
 
     /// The text of the status of this check: that of whoever made it what it is.
     pub(super) fn output_of(&self, beat: &Beat) -> &Arc<str> {
+        if let Some(reason) = self.gate.reason() {
+            return reason;
+        }
         match (&self.probed, self.status) {
             (Some(probed), None) if probed.status >= beat.initial => &probed.output,
             (Some(probed), Some(said)) if probed.status > said => &probed.output,
+            (_, None) if beat.alive_only => &self.alive,
             _ => &self.output,
         }
     }
 }
 
-/// What heartbeats say as long as nobody says something else.
+/// What heartbeats say of a service of which nothing is looked at.
 ///
 /// It never changes: an output that does costs a write and wakes every watcher of the service.
-const ALIVE: &str = "alive";
+const ALIVE: &str = "alive only: the process runs, nothing else is looked at";
+
+/// What they say as long as nobody has said how the service is.
+const AS_DEFINED: &str = "as defined: nothing was said since";
+
+/// Looks whether its author has chosen what stands behind each TTL check.
+pub(super) fn chosen(definition: &ServiceDefinition, has_probes: bool) -> Result<()> {
+    let mut checks = definition.checks_by_id();
+    let plain = |check: &CheckDefinition| {
+        check.ttl_of().is_some() && !check.is_alive_only() && check.initial_status().is_none()
+    };
+    match checks.find(|(_, check)| plain(check)) {
+        Some((check, _)) if !has_probes => Err(Error::invalid(format!(
+            "service {:?}: check {check:?} is a TTL check, and nothing says how the service is: add \
+             `.probe(…)` to the registration; or begin with a `.status(…)`, from which \
+             `set_status` goes on; or say `CheckDefinition::alive_only(…)`, if it is enough that \
+             the process runs",
+            definition.service_name()
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// Found again after a restart if it can be, and never that of another instance on the agent.
 fn default_id(definition: &ServiceDefinition, draw: u32) -> String {
@@ -177,7 +227,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::api::agent::CheckDefinition;
 
     const TTL: Duration = Duration::from_secs(10);
 
@@ -198,8 +247,8 @@ mod tests {
     fn ttl_checks_pass_from_the_start_unless_the_definition_says_otherwise() {
         let service = ServiceDefinition::new("web")
             .port(80)
-            .check(CheckDefinition::ttl(TTL))
-            .check(CheckDefinition::ttl(TTL).status(Status::Critical))
+            .check(CheckDefinition::alive_only(TTL))
+            .check(CheckDefinition::alive_only(TTL).status(Status::Critical))
             .check(CheckDefinition::tcp("127.0.0.1:80", TTL));
         let mut desired = Desired::new(service, 0).unwrap();
         let said = |desired: &Desired| -> Vec<Status> {
@@ -222,7 +271,7 @@ mod tests {
     fn maintenance_is_part_of_what_is_registered_and_does_not_rename_the_check() {
         let service = ServiceDefinition::new("web")
             .id("w")
-            .check(CheckDefinition::ttl(TTL));
+            .check(CheckDefinition::alive_only(TTL));
         let mut desired = Desired::new(service, 0).unwrap();
         desired.maintenance = Some("moving".into());
         let checks = |present| {

@@ -10,6 +10,7 @@ mod outcomes;
 
 use super::badge::{Badges, Worn};
 use super::desired::{Beat, Desired};
+use super::gate::Turn;
 use super::work::{self, Beaten, Registered, Slot, ToBeat};
 use super::{Definition, State};
 use crate::api::agent::{AgentService, ServiceDefinition};
@@ -27,6 +28,7 @@ pub(super) enum Command {
     Say(Status, Arc<str>, Reply),
     Update(Reply),
     Maintain(Option<Arc<str>>, Reply),
+    Turn(Turn, Reply),
 }
 
 pub(super) type Reply = oneshot::Sender<Result<()>>;
@@ -294,6 +296,8 @@ impl Keeper {
             if let Some((reason, reply)) = self.waiting.maintenance.pop() {
                 let former = std::mem::replace(&mut self.desired.maintenance, reason.clone());
                 let id = self.desired.id.clone();
+                // Where the operator's ends, the service's own may go on.
+                let reason = reason.or_else(|| self.desired.own_maintenance());
                 let maintain = work::maintain(self.client.clone(), id, reason);
                 self.changing
                     .start(async move { Changed::Maintained(maintain.await, former, reply) });
@@ -388,6 +392,19 @@ impl Keeper {
                 self.desired.change(definition);
                 self.waiting.updates.push((self.desired.version, reply));
                 self.register_at = Some(now);
+            }
+            Command::Turn(turn, reply) => {
+                self.desired.gate.turn(turn);
+                if self.beats.is_empty() {
+                    // Its own maintenance is a part of the registration.
+                    self.desired.version += 1;
+                    self.waiting.updates.push((self.desired.version, reply));
+                    self.register_at = Some(now);
+                } else {
+                    self.said += 1;
+                    self.waiting.says.push((self.said, reply));
+                    self.hurry(now);
+                }
             }
             Command::Maintain(reason, reply) => {
                 self.waiting.maintenance.insert(0, (reason, reply));

@@ -9,7 +9,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::badge::Badges;
-use super::desired::Desired;
+use super::desired::{Desired, chosen};
+use super::gate::{NOT_READY, Turn};
 use super::keeper::Keeper;
 use super::{Definition, Registration, State, closed};
 use crate::api::agent::ServiceDefinition;
@@ -25,12 +26,16 @@ impl Client {
     /// without a port the name and a random number. Checks that an earlier registration of the
     /// same ID had and this one has not are removed; a maintenance that is on stays on.
     ///
-    /// A TTL check without [probes](Register::probe) says that the process is alive, and no more.
+    /// What a TTL check says is its author's choice, and has to be one: [probes](Register::probe),
+    /// [`alive_only`](crate::api::agent::CheckDefinition::alive_only), or an initial
+    /// [`status`](crate::api::agent::CheckDefinition::status) from which
+    /// [`Registration::set_status`] goes on.
     pub fn register(&self, service: ServiceDefinition) -> Register {
         Register {
             client: self.clone(),
             service,
             probes: Vec::new(),
+            is_ready: true,
         }
     }
 }
@@ -43,6 +48,7 @@ pub struct Register {
     client: Client,
     service: ServiceDefinition,
     probes: Vec<Probe>,
+    is_ready: bool,
 }
 
 impl Register {
@@ -50,9 +56,20 @@ impl Register {
     ///
     /// The worst of all probes counts, and of them and what is
     /// [said](Registration::set_status) or initially the case. See [`probe`](crate::probe).
-    /// Default: none, and then they say that the process is alive.
+    /// Default: none.
     pub fn probe(mut self, probe: Probe) -> Self {
         self.probes.push(probe);
+        self
+    }
+
+    /// Registers the service as one that is not to be found yet, until
+    /// [`Registration::ready`] is called.
+    ///
+    /// For a service that has to warm up, and for one that must be registered before it can serve.
+    /// Between registration and `ready` no look-up by health finds it, not for a moment.
+    /// Default: ready from the start.
+    pub fn not_ready(mut self) -> Self {
+        self.is_ready = false;
         self
     }
 
@@ -67,7 +84,8 @@ impl Register {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] if Consul would misread the definition, if a probe has settings that
-    /// cannot work, or if there are probes and no TTL check; [`ErrorKind::NoRuntime`]
+    /// cannot work, if there are probes and no TTL check, or a plain TTL check and nothing that says
+    /// how the service is; [`ErrorKind::NoRuntime`]
     /// outside of a Tokio runtime, [`ErrorKind::Refused`] if the agent is too old for a field that
     /// is set, and whatever else the first registration or heartbeat fails with: it is not
     /// repeated, so that a wrong address or token is noticed at the start.
@@ -81,12 +99,16 @@ impl Register {
             client,
             service,
             probes,
+            is_ready,
         } = self;
         let runtime = Handle::try_current().map_err(|_| {
             Error::new(ErrorKind::NoRuntime)
                 .context("a registration is kept up by a task: call this within a runtime")
         })?;
-        let desired = Desired::new(service, rand::random())?;
+        let mut desired = Desired::new(service, rand::random())?;
+        if !is_ready {
+            desired.gate.turn(Turn::NotReady(NOT_READY.into()));
+        }
         let id = desired.id.clone();
         for probe in &probes {
             let named = |err: Error| err.at(&format!("service {:?}", id.as_str()));
@@ -99,10 +121,11 @@ impl Register {
         if !probes.is_empty() && !has_ttl(&desired.definition) {
             return Err(Error::invalid(format!(
                 "service {:?}: has probes and no TTL check to say by what they find: add \
-                 `CheckDefinition::ttl(…)`",
+                 `CheckDefinition::alive_only(…)`",
                 id.as_str()
             )));
         }
+        chosen(&desired.definition, !probes.is_empty())?;
         let definition = Arc::new(Definition::new(desired.definition.clone()));
         let (state, mut states) = watch::channel(State::Registered);
         let (commands, inbox) = mpsc::channel(8);
@@ -116,13 +139,14 @@ impl Register {
             let worker = Worker::spawn(&runtime, |stop| rounds.run(stop));
             (Some(worker), Some(told))
         };
-        let keeper = Keeper::new(client, desired, known, probed, state);
+        let keeper = Keeper::new(client.clone(), desired, known, probed, state);
         // The task is there before the first request: who drops this future drops the worker.
         let worker = Worker::spawn(&runtime, |stop| keeper.run(stop, inbox, ready));
         registered.await.map_err(|_| closed(&id))??;
         states.mark_unchanged();
         Ok(Registration {
             id,
+            client,
             definition,
             badges,
             commands,

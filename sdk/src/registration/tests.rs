@@ -30,7 +30,7 @@ fn web() -> ServiceDefinition {
 }
 
 fn beating() -> ServiceDefinition {
-    web().check(CheckDefinition::ttl(TTL))
+    web().check(CheckDefinition::alive_only(TTL))
 }
 
 async fn status(client: &Client) -> Option<Status> {
@@ -344,7 +344,7 @@ async fn checks_can_be_added_and_removed_live() {
             .is_invalid()
     );
     registration
-        .update(|web| web.check(CheckDefinition::ttl(TTL).id("alive")))
+        .update(|web| web.check(CheckDefinition::alive_only(TTL).id("alive")))
         .await
         .unwrap();
     sleep(TTL * 3).await;

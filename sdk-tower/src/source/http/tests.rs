@@ -117,7 +117,7 @@ mod grace {
     }
 
     fn web(status: Health) -> ServiceDefinition {
-        let check = CheckDefinition::ttl(Duration::from_secs(600)).status(status);
+        let check = CheckDefinition::alive_only(Duration::from_secs(600)).status(status);
         let web = ServiceDefinition::new("web")
             .id("web-1")
             .address("10.0.0.1");

@@ -40,6 +40,8 @@ pub struct CheckDefinition {
     pub(super) body: Option<Arc<str>>,
     pub(super) disable_redirects: bool,
     pub(super) shell: Option<Arc<str>>,
+    /// Whether its author said that nothing stands behind it. It is no word of Consul's.
+    pub(super) alive_only: bool,
 }
 
 /// How a check is done.
@@ -112,6 +114,7 @@ impl CheckDefinition {
             body: None,
             disable_redirects: false,
             shell: None,
+            alive_only: false,
         }
     }
 
@@ -122,6 +125,19 @@ impl CheckDefinition {
     #[doc(alias = "TTL")]
     pub fn ttl(ttl: Duration) -> Self {
         Self::new(Kind::Ttl(ttl))
+    }
+
+    /// The same, for a service of which nothing is looked at: a TTL check that says "alive only".
+    ///
+    /// It passes for as long as the process runs and its runtime has time for it, whether it can do
+    /// its work or not. That is often too little, and so it has to be said: a
+    /// [`register`](crate::Client::register) of a plain [`ttl`](Self::ttl) check wants
+    /// [probes](crate::registration::Register::probe), or an initial [`status`](Self::status) from
+    /// which [`set_status`](crate::registration::Registration::set_status) goes on by hand.
+    pub fn alive_only(ttl: Duration) -> Self {
+        let mut check = Self::ttl(ttl);
+        check.alive_only = true;
+        check
     }
 
     /// Asks a URL: passing if 2xx, warning if 429, critical for all else.
@@ -337,6 +353,11 @@ impl CheckDefinition {
             Kind::Ttl(ttl) => Some(ttl),
             _ => None,
         }
+    }
+
+    /// Whether its author said that nothing but the process stands behind it.
+    pub(crate) fn is_alive_only(&self) -> bool {
+        self.alive_only
     }
 
     pub(crate) fn explicit_id(&self) -> Option<&Arc<str>> {

@@ -63,7 +63,7 @@ async fn the_worse_of_what_is_said_and_what_is_found_counts() {
     let agent = Agent::in_memory();
     let client = client(&agent);
     let well = Arc::new(AtomicBool::new(true));
-    let starting = web().check(CheckDefinition::ttl(TTL).status(Status::Critical));
+    let starting = web().check(CheckDefinition::alive_only(TTL).status(Status::Critical));
     let registration = client
         .register(starting)
         .probe(switched(&well))

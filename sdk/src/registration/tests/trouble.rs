@@ -126,7 +126,7 @@ async fn a_contest_over_checks_of_other_names_is_not_fought_at_full_speed_either
     let agent = Agent::in_memory();
     let client = client(&agent);
     let _one = client.register(beating()).await.unwrap();
-    let own = CheckDefinition::ttl(TTL).id("own");
+    let own = CheckDefinition::alive_only(TTL).id("own");
     let _two = client.register(web().port(81).check(own)).await.unwrap();
     sleep(Duration::from_secs(600)).await;
     let registers = agent.requests().count(&Method::PUT, REGISTER);
@@ -213,9 +213,9 @@ async fn checks_with_a_long_ttl_do_not_hold_up_one_with_a_short_ttl() {
     let long = Duration::from_secs(40);
     let mut definition = web();
     for n in 0..3 {
-        definition = definition.check(CheckDefinition::ttl(long).id(format!("slow-{n}")));
+        definition = definition.check(CheckDefinition::alive_only(long).id(format!("slow-{n}")));
     }
-    let quick = CheckDefinition::ttl(Duration::from_secs(5)).id("quick");
+    let quick = CheckDefinition::alive_only(Duration::from_secs(5)).id("quick");
     let _registration = client.register(definition.check(quick)).await.unwrap();
     agent.inject(Fault::hang().under("/v1/agent/check/update/slow"));
     for _ in 0..1200 {

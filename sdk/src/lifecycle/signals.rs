@@ -1,0 +1,72 @@
+//! What the operating system asks of a process.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The signals that end a process: `SIGTERM` and Ctrl-C.
+#[cfg(unix)]
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    /// From now on they do not end the process by themselves.
+    pub(super) fn listen() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        within_runtime()?;
+        let listen = |kind| signal(kind).map_err(refused);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one.
+    ///
+    /// Cancel safe: none is lost, but several of one kind may be one.
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            Some(()) = self.terminate.recv() => "SIGTERM",
+            Some(()) = self.interrupt.recv() => "SIGINT",
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// The signal that ends a process here: Ctrl-C.
+#[cfg(not(unix))]
+#[derive(Debug)]
+pub(super) struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    pub(super) fn listen() -> Result<Self> {
+        within_runtime()?;
+        Ok(Self)
+    }
+
+    pub(super) async fn next(&mut self) -> &'static str {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "Ctrl-C",
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+fn within_runtime() -> Result<()> {
+    tokio::runtime::Handle::try_current().map_err(|_| {
+        Error::new(ErrorKind::NoRuntime)
+            .context("signals come through the runtime: call this within one")
+    })?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn refused(err: std::io::Error) -> Error {
+    Error::new(ErrorKind::Config)
+        .context("signals: the system does not let them be handled")
+        .caused_by(err)
+}
