@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::server::{Options, SOON, chain, channel, in_flight};
 
@@ -90,8 +91,9 @@ async fn what_was_processed_before_an_alert_is_not_sent_again() {
         feed.set([endpoint, other.endpoint()].into_iter().collect());
         eventually(SOON, async || channel.endpoints().len() == 2).await;
         spoiler.now.notify_one();
-        let ended = call.join_next().await.unwrap().unwrap();
-        let error = ended.unwrap_err();
+        let ended = timeout(SOON, call.join_next()).await;
+        let ended = ended.expect("it was sent again, and waits for another answer");
+        let error = ended.unwrap().unwrap().unwrap_err();
         let told = chain(&error);
         assert!(error.was_sent(), "{told}");
         assert!(told.contains("BadRecordMac"), "{told}");
