@@ -232,7 +232,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin, is_h2: bool, 
 type Reply = UnsyncBoxBody<Bytes, Infallible>;
 
 /// `/version` says what is spoken, `/stream?PARTS` numbers so many parts, 10 ms from one to the next,
-/// `/never` answers nothing, and everything else is sent back.
+/// `/never` reads all and answers nothing, and everything else is sent back.
 async fn answer(
     request: Request<Incoming>,
     seen: Arc<Seen>,
@@ -250,7 +250,10 @@ async fn answer(
             pause: Box::pin(sleep(Duration::ZERO)),
         }
         .boxed_unsync(),
-        "/never" => std::future::pending().await,
+        "/never" => {
+            request.into_body().collect().await.ok();
+            std::future::pending().await
+        }
         _ => full(match request.into_body().collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => error.to_string().into(),

@@ -343,7 +343,8 @@ where
     /// connections.
     ///
     /// Up to this time after it was found so; then they fail as they would have before, with
-    /// [`ErrorKind::NoEndpoints`] or [`ErrorKind::Connect`]. It suits jobs that would try again
+    /// [`ErrorKind::NoEndpoints`] or [`ErrorKind::Connect`]. Zero means not to wait, as without it. It
+    /// suits jobs that would try again
     /// themselves. It does not change the wait for the first resolution, and not what becomes of
     /// a request that was sent. Default off: a caller who is told at once can do something else.
     pub fn wait_for_ready(mut self, limit: Duration) -> Self {
@@ -383,6 +384,18 @@ where
             if time.is_zero() {
                 return Err(invalid(format!("{option} is zero; give a time above")));
             }
+        }
+        for (option, time) in [("attempt_timeout", attempt_timeout), ("hedge", hedge)] {
+            if let (Some(time), Some(limit)) = (time, self.timeout)
+                && time > limit
+            {
+                return Err(invalid(format!(
+                    "{option} is {time:?}, but timeout only {limit:?}; give no more"
+                )));
+            }
+        }
+        if let Some(why) = self.retry.as_ref().and_then(RetryPolicy::refusal) {
+            return Err(invalid(why));
         }
         if !(1..=MOST_ATTEMPTS).contains(&self.max_attempts) {
             return Err(invalid(format!(
@@ -509,6 +522,11 @@ impl<S> fmt::Debug for Builder<S> {
             .field("wait_for_ready", &self.wait_for_ready)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether requests can name this host.
+pub(super) fn is_host(host: &str) -> bool {
+    host_name(host).is_ok()
 }
 
 fn host_name(host: &str) -> Result<Name, Error> {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use http::uri::Authority;
 use lictor::Client;
 
+use super::builder::is_host;
 use super::{Builder, Channel};
 use crate::about::{Wanted, watched};
 use crate::source::HealthSource;
@@ -40,12 +40,15 @@ impl ClientBuilder {
     /// All instances that are passing or in warning are called, each by its weight. Requests that
     /// name no host name the service. To choose by tag, datacenter or filter, or to leave warning
     /// instances out, hand a [`HealthSource`] of your own watch to [`Channel::from_source`].
+    ///
+    /// A name that Consul cannot be asked for, such as an empty one, is told when the channel is built.
+    /// One that no URL takes is known to Consul only: requests name the address of their endpoint then.
     pub fn service(self, name: impl Into<String>) -> Builder<HealthSource> {
         let name = name.into();
         let (source, about) = watched(&self.client, &Wanted::from(name.clone()));
         let builder = Builder::new(source).about(about).observe_source();
         // Consul takes names that no URL takes; such a service is then called by its address.
-        if name.parse::<Authority>().is_ok() {
+        if is_host(&name) {
             builder.host(name)
         } else {
             builder

@@ -11,6 +11,11 @@ use std::task::{Context, Poll};
 /// dropped, but lies there for as long as there is a sender. The sender is in the hands of the very
 /// request that waits for an answer: it would wait for ever. So the two exclude each other: what was
 /// sent before the end comes back with it, and what is sent after it is told so at once.
+///
+/// A lock, though this is the way of every request: those who send share it, which costs one atomic
+/// operation at either end, and the only one who excludes them comes once, at the end of the
+/// connection. Who ends it has to wait until the last push is through, which is what any other way
+/// would have to wait for as well, by spinning.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fence(Arc<RwLock<()>>);
 

@@ -28,6 +28,7 @@ pub(crate) use body::Outgoing;
 pub(crate) use dial::dial;
 pub(crate) use lease::{Fault, Lease, SendFailed};
 pub(crate) use pool::{Checkout, Need, Pool, Unavailable, Waiting};
+pub(crate) use slots::Addresses;
 #[cfg(feature = "tls")]
 pub(crate) use tls::Secured;
 #[cfg(feature = "tls")]
@@ -77,6 +78,8 @@ pub(crate) struct Settings {
     pub(crate) most_idle: usize,
     /// How many connections of HTTP/1.1 may be open to one endpoint.
     pub(crate) most_open: usize,
+    /// Where those are counted.
+    pub(crate) addresses: Addresses,
     /// After how many calls of [`Pool::age`] an unused connection is closed.
     pub(crate) idle_ages: u32,
     /// After how many calls of [`Pool::age`] a connection takes no new request: a number of these.
@@ -117,6 +120,7 @@ impl Settings {
             connect_timeout: Duration::from_secs(1),
             most_idle: 1,
             most_open: usize::MAX,
+            addresses: Addresses::default(),
             idle_ages: 4,
             lifetime: None,
             #[cfg(feature = "tls")]

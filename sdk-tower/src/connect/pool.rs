@@ -18,6 +18,7 @@ use crate::task::Group;
 use super::http1::Http1;
 use super::http2::Connection;
 use super::lease::Lease;
+use super::slots::{Slot, Sockets};
 use super::{Residence, Settings, Wire};
 
 use attempt::{Attempt, Opened, RuntimeEnded};
@@ -28,6 +29,7 @@ pub(crate) struct Pool(Arc<Shared>);
 pub(super) struct Shared {
     target: Target,
     settings: Arc<Settings>,
+    sockets: Arc<Sockets>,
     state: Mutex<State>,
     /// Looked at when a connection is opened.
     residence: Mutex<Residence>,
@@ -47,7 +49,7 @@ struct State {
     /// by a connection that is in use.
     waiters: VecDeque<Waiter>,
     connecting: usize,
-    /// Sockets that are open or being opened.
+    /// Sockets that are open or being opened by this pool.
     open: usize,
     /// What the endpoint spoke last; none if nobody has asked it yet.
     wire: Option<Wire>,
@@ -112,9 +114,15 @@ impl Pool {
     pub(crate) fn new(target: Target, settings: Arc<Settings>) -> Self {
         let attempts = Group::new(settings.runtime.clone());
         let wire = settings.wire();
-        Self(Arc::new(Shared {
+        let sockets = if settings.most_open == usize::MAX {
+            Arc::default()
+        } else {
+            settings.addresses.sockets(&target)
+        };
+        let shared = Arc::new(Shared {
             target,
             settings,
+            sockets,
             state: Mutex::new(State {
                 idle: Vec::new(),
                 shared: None,
@@ -127,7 +135,9 @@ impl Pool {
                 attempts: Some(attempts),
             }),
             residence: Mutex::default(),
-        }))
+        });
+        shared.sockets.belong_to(&shared);
+        Self(shared)
     }
 
     pub(crate) fn checkout(&self, need: Need) -> Checkout {
@@ -148,7 +158,7 @@ impl Pool {
         }
         let joined = state.waiters.len() + 1;
         let is_served = state.connecting >= state.wanted(joined);
-        if !is_served && need != Need::InLine && !state.has_room(shared.settings.most_open) {
+        if !is_served && need != Need::InLine && !shared.has_room(&state) {
             // The idle ones may be as dead as the one that this request has met: they make room.
             let doubtful = std::mem::take(&mut state.idle);
             drop(state);
@@ -172,12 +182,12 @@ impl Pool {
             Some(Wire::Http1) => wanted,
             Some(Wire::Http2) | None => 1,
         };
-        if state.open >= enough || !state.has_room(shared.settings.most_open) {
+        if state.open >= enough || !shared.has_room(&state) {
             return None;
         }
         let (tell, told) = oneshot::channel();
         let place = state.attempts.as_ref()?.place();
-        state.begin();
+        shared.begin(&mut state);
         drop(state);
         place.fill(Attempt::of(shared, Some(tell)).run());
         Some(told)
@@ -310,18 +320,6 @@ impl State {
         }
     }
 
-    /// Whether one more connection may be opened.
-    ///
-    /// Of HTTP/2 there is one, beside those that still finish.
-    fn has_room(&self, most_open: usize) -> bool {
-        self.wire == Some(Wire::Http2) || self.open < most_open
-    }
-
-    fn begin(&mut self) {
-        self.connecting += 1;
-        self.open += 1;
-    }
-
     /// Hands a connection to the first who wants it.
     fn deliver(&mut self, mut lease: Lease, fresh: bool) -> Option<Lease> {
         while let Some(at) = self
@@ -419,22 +417,44 @@ impl Shared {
         drop(closed);
     }
 
-    /// A socket is closed: there is room for another one.
-    pub(super) fn freed(self: Arc<Self>) {
+    /// A socket of this pool is closed.
+    pub(super) fn closed(&self) {
         let mut state = self.lock();
         state.open = state.open.saturating_sub(1);
-        self.start(state);
+    }
+
+    /// There is room for another socket.
+    pub(super) fn freed(self: Arc<Self>) {
+        self.start(self.lock());
+    }
+
+    /// Whether one more connection may be opened.
+    ///
+    /// Of HTTP/2 there is one, beside those that still finish.
+    fn has_room(&self, state: &State) -> bool {
+        state.wire == Some(Wire::Http2) || self.sockets.open() < self.settings.most_open
+    }
+
+    /// Begins an attempt to connect, which is to be given a [`Slot`].
+    fn begin(&self, state: &mut State) {
+        state.connecting += 1;
+        state.open += 1;
+        self.sockets.begin();
+    }
+
+    fn slot(self: &Arc<Self>) -> Slot {
+        Slot::new(Arc::downgrade(self), Arc::clone(&self.sockets))
     }
 
     /// Starts as many attempts to connect as are wanted and may be.
     fn start(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let mut places = Vec::new();
         while state.connecting < state.wanted(state.waiters.len())
-            && state.has_room(self.settings.most_open)
+            && self.has_room(&state)
             && let Some(attempts) = &state.attempts
         {
             places.push(attempts.place());
-            state.begin();
+            self.begin(&mut state);
         }
         // If the runtime has ended, the attempts end here and ask for the lock.
         drop(state);

@@ -28,6 +28,8 @@ pub(crate) enum Delay {
 
 impl Hedge {
     /// After this time.
+    ///
+    /// Above zero, and not above the channel's [`timeout`](crate::channel::Builder::timeout).
     pub fn after(time: Duration) -> Self {
         Self {
             delay: Delay::Fixed(time),

@@ -103,7 +103,8 @@ impl RetryPolicy {
     /// It is for requests that may be repeated, and cuts an attempt off only if there is another
     /// in its place: the last one, or one for which the budget has nothing left, goes on until
     /// [`timeout`](crate::channel::Builder::timeout). So a service that turns slow as a whole is
-    /// as slow as without retries, and no worse. Above zero. Default none.
+    /// as slow as without retries, and no worse. Above zero, and not above that deadline of the
+    /// request as a whole. Default none.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.attempt_timeout = Some(limit);
         self
@@ -125,7 +126,8 @@ impl RetryPolicy {
     /// Sets the pause before an endpoint is asked once more by the same request.
     ///
     /// A random time up to `base`, twice that after the second time, and so on up to `most`.
-    /// Default 25 ms and 250 ms, as in Envoy. There is none before another endpoint is asked.
+    /// `base` is not above `most`; of zero, there is no pause. Default 25 ms and 250 ms, as in
+    /// Envoy. There is none before another endpoint is asked.
     pub fn backoff(mut self, base: Duration, most: Duration) -> Self {
         self.backoff = (base, most);
         self
@@ -155,6 +157,16 @@ impl RetryPolicy {
             attempt_timeout: self.attempt_timeout,
             body_limit: self.body_limit,
         }
+    }
+
+    /// What is wrong with the policy, if anything is.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let (base, most) = self.backoff;
+        (base > most).then(|| {
+            format!(
+                "backoff begins with {base:?} and ends with {most:?}; give the shorter one first"
+            )
+        })
     }
 
     pub(crate) fn purse(&self) -> &Budget {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use lictor_tower::channel::{Builder, Channel, Policy, Protocol};
+use lictor_tower::channel::{Builder, Channel, EndpointState, Policy, Protocol};
 use lictor_tower::error::ErrorKind;
 use lictor_tower::retry::RetryPolicy;
 use tokio::net::TcpListener;
@@ -443,4 +443,36 @@ async fn an_answer_that_is_kept_does_not_hold_up_the_retry_that_it_is_kept_for()
         .unwrap();
     assert_eq!(response.status(), 503);
     assert_eq!(text(response).await, "no");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_comes_back_counts_what_is_open_from_before() {
+    let server = Server::start().await;
+    let (registry, channel) = channel_with(&[&server], bounded(1));
+    channel.wait_ready().await.unwrap();
+    let all = |draining: bool| {
+        let endpoints = channel.endpoints();
+        let mut states = endpoints.iter().map(|one| one.state);
+        states.all(|state| (state == EndpointState::Draining) == draining)
+    };
+    for round in 1..=5 {
+        let held = channel.request(get("/stream")).await.unwrap();
+        registry.tell(&[]);
+        eventually("it has left", || all(true)).await;
+        registry.tell(&[&server.target]);
+        eventually("it is back", || !all(true)).await;
+        let mut next = std::pin::pin!(who(&channel));
+        tokio::select! {
+            _ = next.as_mut() => panic!("its only connection is in use"),
+            () = tokio::time::sleep(ms(10)) => {}
+        }
+        assert_eq!(server.seen.accepted(), round);
+        // As soon as the old one is closed.
+        server.seen.gate.add_permits(1);
+        assert_eq!(text(held).await, "headtail");
+        assert_eq!(next.await, server.port());
+        assert_eq!(server.seen.requests(), 2 * round);
+    }
+    assert!(all(false));
+    assert_eq!(in_flight(&channel), 0);
 }

@@ -18,6 +18,7 @@ mod kept;
 mod membership;
 #[cfg(feature = "metrics")]
 mod metered;
+mod options;
 mod policies;
 mod retry;
 mod scripted;

@@ -527,14 +527,3 @@ async fn g15_when_everybody_refuses_a_request_does_not_go_through_all_of_them() 
     let attempts = f64::from(u32::try_from(attempts).unwrap());
     assert!(attempts <= most, "{attempts} > {most}");
 }
-
-#[tokio::test]
-async fn options_of_retries_out_of_range_are_refused() {
-    let (_registry, told) = registry();
-    let error = Channel::from_source(told)
-        .retry(policy().attempt_timeout(Duration::ZERO))
-        .build()
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.to_string().contains("attempt_timeout"), "{error}");
-}

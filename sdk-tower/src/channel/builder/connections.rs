@@ -4,7 +4,7 @@ use std::time::Duration;
 
 #[cfg(feature = "tls")]
 use crate::connect::Tls;
-use crate::connect::{Protocol, Settings};
+use crate::connect::{Addresses, Protocol, Settings};
 use crate::error::Error;
 use crate::task::{Runtime, Worker};
 
@@ -121,6 +121,7 @@ impl Connections {
             connect_timeout: self.connect_timeout,
             most_idle: self.max_idle,
             most_open: max_open,
+            addresses: Addresses::default(),
             idle_ages: steps(self.idle_timeout, step),
             lifetime,
             #[cfg(feature = "tls")]
@@ -217,7 +218,8 @@ impl<S> Builder<S> {
 
     /// Sets how many connections of HTTP/1.1 are open to one endpoint at most.
     ///
-    /// A connection counts from the attempt to open it until its socket is closed. A request for which
+    /// A connection counts from the attempt to open it until its socket is closed, even where its
+    /// endpoint has left and come back meanwhile. A request for which
     /// there is none goes to another endpoint; if all that it may try have theirs in use, it stands in
     /// line at the first of them and gets the next one that is given back, in the order of coming.
     /// The line has the bounds of the channel: it is one of

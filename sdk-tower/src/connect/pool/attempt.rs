@@ -54,7 +54,7 @@ impl Attempt {
     ) -> Self {
         Self {
             pool: Some(Arc::clone(pool)),
-            slot: Some(Slot::new(Arc::downgrade(pool))),
+            slot: Some(pool.slot()),
             tell,
         }
     }
