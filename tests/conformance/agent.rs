@@ -448,7 +448,12 @@ async fn is_told_by_a_check(
 
 async fn a_tcp_check_is_run_by_the_agent(agent: &TestAgent) {
     let every = Duration::from_secs(1);
-    is_told_by_a_check(agent, |address| CheckDefinition::tcp(address, every), "Success").await;
+    is_told_by_a_check(
+        agent,
+        |address| CheckDefinition::tcp(address, every),
+        "Success",
+    )
+    .await;
 }
 
 async fn an_http_check_is_run_by_the_agent(agent: &TestAgent) {

@@ -71,7 +71,7 @@ async fn an_event_that_gossip_has_no_room_for_is_refused_before_it_is_sent(agent
     most.unwrap();
     let over = client.event().fire(&*name, vec![0; room + 1]).await;
     assert_eq!(over.unwrap_err().kind(), ErrorKind::Invalid);
-    let err = client.event().fire("n".repeat(209), "").await.unwrap_err();
+    let err = client.event().fire("n".repeat(220), "").await.unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Invalid);
     let filtered = client.event().fire(&*name, vec![0; room - 8]);
     let err = filtered.node("n".repeat(20)).await.unwrap_err();

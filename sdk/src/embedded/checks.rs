@@ -40,10 +40,10 @@ pub(super) async fn run(core: Arc<Core>, mut signal: StopSignal) {
             stays
         });
         for (id, run) in wanted {
-            if !running.contains_key(&id) {
+            running.entry(id).or_insert_with_key(|id| {
                 let task = rounds.spawn(rounds_of(Arc::clone(&core), id.clone(), run.clone()));
-                running.insert(id, (run, task));
-            }
+                (run, task)
+            });
         }
         tokio::select! {
             biased;

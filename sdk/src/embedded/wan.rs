@@ -15,12 +15,14 @@ pub(super) struct Link {
     open: watch::Receiver<()>,
 }
 
+type Ways = BTreeMap<String, (Weak<Core>, watch::Sender<()>)>;
+
 /// All ways that lead from an agent.
 #[derive(Debug, Default)]
-pub(super) struct Wan(Mutex<BTreeMap<String, (Weak<Core>, watch::Sender<()>)>>);
+pub(super) struct Wan(Mutex<Ways>);
 
 impl Wan {
-    fn ways(&self) -> MutexGuard<'_, BTreeMap<String, (Weak<Core>, watch::Sender<()>)>> {
+    fn ways(&self) -> MutexGuard<'_, Ways> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -7,6 +7,7 @@ use super::model::Pairs;
 use super::session::SessionId;
 
 /// A prepared query.
+#[expect(clippy::struct_excessive_bools, reason = "these are Consul's own")]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query {
     pub(crate) name: String,
