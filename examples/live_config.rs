@@ -107,7 +107,7 @@ async fn raise(client: &Client, key: &str) -> Result<u64> {
                 let raise = |number: Option<u64>| Some(number.unwrap_or(0) + 1);
                 kv.update(&*key, raise).await?;
             }
-            lictor::Result::Ok(())
+            Ok::<_, lictor::Error>(())
         });
     }
     while let Some(done) = operators.join_next().await {

@@ -431,7 +431,7 @@ async fn is_told_by_a_check(
     let service = ServiceDefinition::new(&*name).check(check(&address));
     client.agent().register(&service).await.unwrap();
     let told = async |status: Status, text: &str| {
-        support::eventually(Duration::from_secs(20), async || {
+        eventually(Duration::from_secs(20), async || {
             let checks = client.health().checks(&*name).await.unwrap();
             let is = |check: &lictor::api::health::Check| {
                 check.status() == status && check.output().contains(text)
