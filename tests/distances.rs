@@ -1,4 +1,4 @@
-//! Two datacenters of a real Consul: the own one is called, and the other steps in for it.
+//! Two datacenters: the own one is called, and the other steps in for it; both are watched at once.
 
 /// By its name `tests/run --embedded-only` leaves it out.
 mod consul {
@@ -90,4 +90,142 @@ mod consul {
         })
         .await;
     }
+
+    /// One view over both, while one of them dies and comes back; a prepared query fails over.
+    #[tokio::test]
+    async fn a_datacenter_that_dies_is_told_as_stale_and_comes_back_while_the_other_goes_on() {
+        let own = Agent::start().await;
+        let mut other = Agent::options()
+            .server()
+            .node_name("far")
+            .config("datacenter", "dc2".into())
+            .config("retry_join_wan", vec![own.wan_addr()].into())
+            .start()
+            .await;
+        let client = Client::builder().address(own.http_url()).build().unwrap();
+        let far = Client::builder().address(other.http_url()).build().unwrap();
+        super::two_datacenters(&client, &far, async |up| match up {
+            true => other.restart_with_data().await,
+            false => other.kill(),
+        })
+        .await;
+    }
+}
+
+mod embedded {
+    use lictor::Client;
+    use lictor::embedded::Agent;
+
+    #[tokio::test]
+    async fn a_datacenter_that_is_cut_off_is_told_as_stale_and_comes_back_while_the_other_goes_on()
+    {
+        let own = Agent::start().await.unwrap();
+        let other = Agent::builder().datacenter("dc2").node_name("far");
+        let other = other.start().await.unwrap();
+        own.join_wan(&other);
+        let client = |agent: &Agent| Client::builder().address(agent.http_url()).build().unwrap();
+        super::two_datacenters(&client(&own), &client(&other), async |up| match up {
+            true => own.join_wan(&other),
+            false => own.part_wan(&other),
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_nearest_datacenters_come_first_and_then_the_named() {
+        use lictor::watch::Failover;
+
+        let own = Agent::start().await.unwrap();
+        let mut others = Vec::new();
+        for (name, seconds) in [("far", 0.2), ("near", 0.01), ("middle", 0.05)] {
+            let other = Agent::builder().datacenter(name).in_memory();
+            other.move_in_wan(seconds);
+            own.join_wan(&other);
+            others.push(other);
+        }
+        let client = Client::builder().address(own.http_url()).build().unwrap();
+        let order = Failover::new().nearest(2).then("moon").order(&client).await;
+        assert_eq!(order.unwrap(), ["dc1", "near", "middle", "moon"]);
+    }
+}
+
+use std::time::Duration;
+
+use lictor::Client;
+use lictor::api::agent::ServiceDefinition;
+use lictor::api::query::PreparedQuery;
+use lictor::watch::{Across, Region, Status, Watched};
+use support::eventually;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until the view is such.
+async fn until<T: Watched>(across: &mut Across<T>, wanted: impl Fn(&[Region<T>]) -> bool) {
+    let reached = async {
+        while !wanted(&across.regions()) {
+            across.changed().await.unwrap();
+        }
+    };
+    if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+        let regions: Vec<String> = across.regions().iter().map(Region::to_string).collect();
+        panic!("still {regions:?}");
+    }
+}
+
+/// The same story with two agents, however the second is cut off and comes back.
+async fn two_datacenters(client: &Client, far: &Client, mut reach: impl AsyncFnMut(bool)) {
+    let register = async |client: &Client, id: &str| {
+        let web = ServiceDefinition::new("web").id(id).port(80);
+        client.agent().register(&web).await.unwrap();
+    };
+    let order = ["dc1", "dc2"].map(|name| name.parse().unwrap());
+    let web = client.health().service("web").passing();
+    let mut across = web.watch_across(order).unwrap();
+    register(far, "far-1").await;
+    until(&mut across, |regions| {
+        regions[1].len() == 1 && regions[0].status().is_live()
+    })
+    .await;
+    assert_eq!(across.preferred().unwrap().datacenter(), &"dc2");
+    let query = PreparedQuery::new("web")
+        .name("web-anywhere")
+        .failover_to("dc2");
+    client.query().create(&query).await.unwrap();
+    let found = client.query().execute("web-anywhere").await.unwrap();
+    assert_eq!((found.datacenter().as_str(), found.failovers()), ("dc2", 1));
+    assert_eq!(found.nodes()[0].service().id(), &"far-1");
+
+    reach(false).await;
+    until(&mut across, |regions| {
+        matches!(regions[1].status(), Status::Stale(_))
+    })
+    .await;
+    assert_eq!(across.regions()[1].len(), 1);
+    // What happens here is told as if nothing had happened there.
+    register(client, "near-1").await;
+    until(&mut across, |regions| regions[0].len() == 1).await;
+    assert!(across.regions()[0].status().is_live());
+    assert_eq!(across.preferred().unwrap().datacenter(), &"dc1");
+    eventually(PATIENCE, async || {
+        let found = client.query().execute("web-anywhere").await;
+        found.is_ok_and(|found| (found.datacenter().as_str(), found.failovers()) == ("dc1", 0))
+    })
+    .await;
+
+    reach(true).await;
+    eventually(PATIENCE, async || {
+        let web = ServiceDefinition::new("web").id("far-2").port(80);
+        far.agent().register(&web).await.is_ok()
+    })
+    .await;
+    until(&mut across, |regions| {
+        let ids: Vec<&str> = regions[1]
+            .snapshot()
+            .into_iter()
+            .flat_map(|snapshot| snapshot.items())
+            .map(|entry| entry.service().id().as_str())
+            .collect();
+        regions[1].status().is_live() && ids.contains(&"far-2")
+    })
+    .await;
 }

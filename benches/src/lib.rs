@@ -23,6 +23,7 @@ pub mod peers;
 pub mod control_plane;
 pub mod balancing;
 pub mod coordination;
+pub mod lifecycle;
 
 /// The error of the benches: they only ever print it.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

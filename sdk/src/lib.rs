@@ -38,6 +38,9 @@
 //! | follow settings in the key-value store, as a type | [`config`]: [`Client::config`] |
 //! | change a value whatever others do to it | [`Kv::update`](api::kv::Kv::update) |
 //! | ask or change something once | [`api`]: [`Client::kv`], [`Client::health`], [`Client::catalog`], [`Client::agent`], [`Client::status`], [`Client::session`], [`Client::txn`], [`Client::raw`] |
+//! | follow several datacenters at once, or fail over | [`Read::watch_across`](api::Read::watch_across), [`Client::query`] |
+//! | tell something to all agents, or hear of it | [`Client::event`] |
+//! | know how far nodes and datacenters are | [`Client::coordinate`] |
 //! | hold a lock, or one of several places | [`Client::lock`], [`Client::semaphore`], [`coordination`] |
 //! | write only while it is held | [`Kv::fenced`](api::kv::Kv::fenced), [`coordination::FenceGate`] |
 //! | change several things at once | [`api::txn`] |

@@ -32,6 +32,8 @@ on_both_agents![
     a_check_of_an_unknown_service_is_refused,
     several_checks_are_numbered,
     a_field_of_a_newer_version_is_refused_by_an_older_agent,
+    a_tcp_check_is_run_by_the_agent,
+    an_http_check_is_run_by_the_agent,
 ];
 
 const SOON: Duration = Duration::from_secs(20);
@@ -415,4 +417,47 @@ async fn a_field_of_a_newer_version_is_refused_by_an_older_agent(agent: &TestAge
         }
         Kind::Consul(..) => registered.unwrap(),
     }
+}
+
+/// A server whose health is to be told.
+async fn is_told_by_a_check(
+    agent: &TestAgent,
+    check: impl Fn(&str) -> CheckDefinition,
+    passing: &str,
+) {
+    let (client, name) = (agent.client(), agent.name("checked"));
+    let backend = support::backend::Backend::start("checked").await.unwrap();
+    let address = backend.addr().to_string();
+    let service = ServiceDefinition::new(&*name).check(check(&address));
+    client.agent().register(&service).await.unwrap();
+    let told = async |status: Status, text: &str| {
+        eventually(Duration::from_secs(20), async || {
+            let checks = client.health().checks(&*name).await.unwrap();
+            let is = |check: &lictor::api::health::Check| {
+                check.status() == status && check.output().contains(text)
+            };
+            checks.iter().any(|check| is(check))
+        })
+        .await;
+    };
+    told(Status::Passing, passing).await;
+    backend.abort().await;
+    told(Status::Critical, "connection refused").await;
+    client.agent().deregister(&*name).await.unwrap();
+}
+
+async fn a_tcp_check_is_run_by_the_agent(agent: &TestAgent) {
+    let every = Duration::from_secs(1);
+    is_told_by_a_check(
+        agent,
+        |address| CheckDefinition::tcp(address, every),
+        "Success",
+    )
+    .await;
+}
+
+async fn an_http_check_is_run_by_the_agent(agent: &TestAgent) {
+    let every = Duration::from_secs(1);
+    let check = |address: &str| CheckDefinition::http(format!("http://{address}/"), every);
+    is_told_by_a_check(agent, check, "200 OK Output: ").await;
 }

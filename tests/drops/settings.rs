@@ -34,7 +34,7 @@ async fn update_against_others(stage: &mut Stage) -> Subject {
             if let Some(other) = other {
                 other.put_as("config/a", &5).await?;
             }
-            lictor::Result::Ok(count.or(Some(1)))
+            Ok::<_, lictor::Error>(count.or(Some(1)))
         }
     });
     Box::pin(async move { update.send().await.map(drop) })

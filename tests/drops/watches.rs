@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use lictor::ErrorKind;
 use lictor::api::kv::Pair;
+use lictor::api::query::PreparedQuery;
 use lictor::embedded::Fault;
-use lictor::watch::Watch;
+use lictor::watch::{Failover, Guard, Watch};
 use tokio::time::sleep;
 use tokio_stream::StreamExt;
 
@@ -18,6 +19,13 @@ cases![
     "Watch::poll_next" => stream,
     "Changes::next" => changes,
     "Changes::poll_next" => changes_as_stream,
+    "Watch::changed: through all views" => changed_through_views,
+    "Watch::changed: of a prepared query" => changed_by_polling,
+    "Occurrences::next" => event,
+    "Occurrences::ready" => events_known,
+    "Occurrences::poll_next" => events_as_stream,
+    "Across::changed" => across,
+    "Failover::order" => order,
 ];
 
 fn watch(stage: &Stage) -> Watch<Pair> {
@@ -107,4 +115,65 @@ async fn changes_as_stream(stage: &mut Stage) -> Subject {
         StreamExt::next(&mut changes).await;
         Ok(())
     })
+}
+
+async fn changed_through_views(stage: &mut Stage) -> Subject {
+    write(stage);
+    let watch = watch(stage).guard(Guard::hold(Duration::from_secs(1)));
+    let moment = Duration::from_millis(10);
+    let mut watch = watch.unwrap().settle(moment, moment).unwrap();
+    Box::pin(async move {
+        or_closed(watch.changed().await)?;
+        or_closed(watch.changed().await)
+    })
+}
+
+async fn changed_by_polling(stage: &mut Stage) -> Subject {
+    let query = PreparedQuery::new("consul").name("all");
+    stage.other.query().create(&query).await.unwrap();
+    let watch = stage.client.query().execute("all");
+    let mut watch = watch.watch_every(Duration::from_secs(1)).unwrap();
+    Box::pin(async move { or_closed(watch.changed().await) })
+}
+
+/// Somebody fires an event after a while.
+fn fire(stage: &mut Stage) {
+    let other = stage.other.clone();
+    stage.others.spawn(async move {
+        sleep(Duration::from_millis(100)).await;
+        other.event().fire("deploy", "1").await.unwrap();
+    });
+}
+
+async fn event(stage: &mut Stage) -> Subject {
+    let mut events = stage.client.event().list().follow().unwrap();
+    fire(stage);
+    Box::pin(async move { or_closed(events.next().await) })
+}
+
+async fn events_known(stage: &mut Stage) -> Subject {
+    let mut events = stage.client.event().list().follow().unwrap();
+    Box::pin(async move { or_closed(events.ready().await) })
+}
+
+async fn events_as_stream(stage: &mut Stage) -> Subject {
+    let mut events = stage.client.event().list().follow().unwrap();
+    fire(stage);
+    Box::pin(async move {
+        StreamExt::next(&mut events).await;
+        Ok(())
+    })
+}
+
+async fn across(stage: &mut Stage) -> Subject {
+    let datacenters = ["dc1", "nowhere"].map(|name| name.parse().unwrap());
+    let keys = stage.client.kv().list("config/");
+    let mut across = keys.watch_across(datacenters).unwrap();
+    Box::pin(async move { or_closed(across.changed().await) })
+}
+
+async fn order(stage: &mut Stage) -> Subject {
+    let client = stage.client.clone();
+    let order = Failover::new().nearest(2);
+    Box::pin(async move { order.order(&client).await.map(drop) })
 }

@@ -480,8 +480,9 @@ impl Endpoint for One {
     type Output = Option<StoredQuery>;
 
     fn interpret(&self, answer: Answered) -> Result<Self::Output> {
-        // The only 404 without an index that means something: Consul says what is missing.
-        if answer.0.status == StatusCode::NOT_FOUND && answer.0.body == "Query not found" {
+        // The only 404 without an index that means something: Consul says what is missing. Servers
+        // that had to ask others say so before it.
+        if answer.0.status == StatusCode::NOT_FOUND && answer.0.body.ends_with(b"Query not found") {
             return Ok(None);
         }
         Ok(answer.good()?.json::<Vec<StoredQuery>>()?.pop())

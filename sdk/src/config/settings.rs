@@ -90,7 +90,7 @@ where
             Ok(key) => self.layers.push(Source::Tree(format!("{key}/"))),
             Err(err) => {
                 let what = format!("folder {:?}", shortened(folder));
-                self.wrong.get_or_insert(err.at(&what));
+                self.wrong.get_or_insert_with(|| err.at(&what));
             }
         }
         self
@@ -195,10 +195,10 @@ where
             removal: self.removal,
         };
         match self.fallback {
-            Some(value) => Ok(Config::start(&runtime, Arc::new(value), layers, rules)),
+            Some(value) => Ok(Config::start(&runtime, &Arc::new(value), layers, rules)),
             None => {
                 let first = keeper::first(&mut layers, &rules).await?;
-                Ok(Config::start(&runtime, first, layers, rules))
+                Ok(Config::start(&runtime, &first, layers, rules))
             }
         }
     }

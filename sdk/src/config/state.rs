@@ -127,14 +127,14 @@ impl<T> fmt::Debug for State<T> {
 impl<T: DeserializeOwned + Send + Sync + 'static> Config<T> {
     pub(super) fn start(
         runtime: &Handle,
-        value: Arc<T>,
+        value: &Arc<T>,
         layers: Vec<Layer>,
         rules: Rules<T>,
     ) -> Self {
-        let now = Arc::new(ArcSwap::new(Arc::clone(&value)));
+        let now = Arc::new(ArcSwap::new(Arc::clone(value)));
         let error = Error::new(ErrorKind::Connect).context("Consul has not answered yet");
         let (sender, state) = watch::channel(State::Stale {
-            value: Arc::clone(&value),
+            value: Arc::clone(value),
             error,
         });
         let mut keeper = Keeper::new(layers, rules, Arc::clone(&now), sender);

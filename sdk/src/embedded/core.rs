@@ -1,6 +1,6 @@
 //! What all clones of an agent share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::fault::FaultTable;
 use super::state::{Replica, State};
 use super::traffic::Traffic;
+use super::wan::{Link, Wan};
 
 #[derive(Debug)]
 pub(super) struct Core {
@@ -18,6 +19,7 @@ pub(super) struct Core {
     pub(super) faults: FaultTable,
     pub(super) traffic: Arc<Traffic>,
     access: Mutex<Access>,
+    pub(super) wan: Wan,
 }
 
 /// The agent's memory.
@@ -75,6 +77,7 @@ impl Core {
             faults: FaultTable::default(),
             traffic: Arc::default(),
             access: Mutex::new(access),
+            wan: Wan::default(),
         }
     }
 
@@ -109,6 +112,16 @@ impl Core {
     /// Tells of changes after this call.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// The other datacenters that can be reached, by name.
+    pub(super) fn links(&self) -> BTreeMap<String, Link> {
+        self.wan.links()
+    }
+
+    /// The agent of another datacenter, if it can be reached.
+    pub(super) fn linked(&self, datacenter: &str) -> Option<Arc<Self>> {
+        self.links().remove(datacenter)?.peer()
     }
 
     pub(super) fn access(&self) -> Access {

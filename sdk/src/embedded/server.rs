@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::body::Body;
+use super::checks;
 use super::core::Core;
 use super::dns::{self, Transport};
 use super::endpoints;
@@ -50,6 +51,7 @@ impl Server {
                 accept(dns_tcp, shared(), signal, dns_stream)
             }),
             Worker::spawn(&runtime, |signal| dns_packets(dns_udp, shared(), signal)),
+            Worker::spawn(&runtime, |signal| checks::run(shared(), signal)),
         ];
         Ok(Self {
             http_addr,

@@ -205,10 +205,10 @@ impl Place {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(Refused::Absent),
             Err(err) => return Err(Refused::Unreadable(err)),
         };
-        read(bytes.into(), &self.about, now, self.oldest)
+        read(&bytes.into(), &self.about, now, self.oldest)
     }
 
-    async fn save<T>(&self, content: &Content<T>) {
+    async fn save<T: Watched>(&self, content: &Content<T>) {
         let (place, body) = (self.clone(), content.body.clone());
         let saved = blocking(move || place.write(&body)).await;
         if let Some(Err(err)) = saved {
@@ -284,7 +284,7 @@ fn head(body: &[u8], about: &str, now: SystemTime) -> Vec<u8> {
     format!("{MAGIC} {sum:08x} {told}\n").into_bytes()
 }
 
-fn read(file: Bytes, about: &str, now: SystemTime, oldest: Duration) -> Result<Saved, Refused> {
+fn read(file: &Bytes, about: &str, now: SystemTime, oldest: Duration) -> Result<Saved, Refused> {
     let parsed = || {
         let end = file.iter().position(|byte| *byte == b'\n')?;
         let line = std::str::from_utf8(file.get(..end)?).ok()?;
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn a_file_is_read_as_it_was_written() {
         let at = UNIX_EPOCH + DAY;
-        let saved = read(whole(at).into(), "/v1/kv/a", at + DAY / 2, DAY).unwrap();
+        let saved = read(&whole(at).into(), "/v1/kv/a", at + DAY / 2, DAY).unwrap();
         assert_eq!(saved.body, r#"[{"Key":"a"}]"#);
         assert_eq!(saved.age, DAY / 2);
     }
@@ -363,7 +363,7 @@ mod tests {
         let good = whole(at);
         for end in 0..good.len() {
             let cut = Bytes::copy_from_slice(&good[..end]);
-            let read = read(cut, "/v1/kv/a", at, DAY);
+            let read = read(&cut, "/v1/kv/a", at, DAY);
             assert!(
                 matches!(read, Err(Refused::Damaged)),
                 "cut at {end}: {read:?}"
@@ -373,24 +373,24 @@ mod tests {
             for bit in 0..8 {
                 let mut changed = good.clone();
                 changed[place] ^= 1 << bit;
-                let read = read(changed.into(), "/v1/kv/a", at, DAY);
+                let read = read(&changed.into(), "/v1/kv/a", at, DAY);
                 // A hexadecimal digit in capitals is the same digit.
                 let same = good[place].is_ascii_lowercase() && bit == 5;
                 assert!(read.is_err() || same, "changed at {place}: {read:?}");
             }
         }
         let longer = [good.as_slice(), b" "].concat();
-        assert!(read(longer.into(), "/v1/kv/a", at, DAY).is_err());
+        assert!(read(&longer.into(), "/v1/kv/a", at, DAY).is_err());
     }
 
     #[test]
     fn a_file_of_another_query_or_of_long_ago_is_refused() {
         let at = UNIX_EPOCH + DAY;
-        let other = read(whole(at).into(), "/v1/kv/b", at, DAY);
+        let other = read(&whole(at).into(), "/v1/kv/b", at, DAY);
         assert!(matches!(other, Err(Refused::Other(of)) if of == "/v1/kv/a"));
-        let old = read(whole(at).into(), "/v1/kv/a", at + DAY * 2, DAY);
+        let old = read(&whole(at).into(), "/v1/kv/a", at + DAY * 2, DAY);
         assert!(matches!(old, Err(Refused::TooOld(age)) if age == DAY * 2));
-        let early = read(whole(at).into(), "/v1/kv/a", UNIX_EPOCH, DAY).unwrap();
+        let early = read(&whole(at).into(), "/v1/kv/a", UNIX_EPOCH, DAY).unwrap();
         assert_eq!(early.age, Duration::ZERO);
     }
 }

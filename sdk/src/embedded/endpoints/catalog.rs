@@ -14,9 +14,11 @@ use crate::proto::duration;
 impl Call {
     pub(super) fn catalog_datacenters(&self) -> Result<Reply, Refusal> {
         Options::consistency(&self.params)?;
-        let locked = self.core.lock();
-        let own = &locked.state.identity.datacenter;
-        Ok(reply::json(&[own], self.layout()))
+        // The nearest first, and that is the own one.
+        let own = self.core.lock().state.identity.datacenter.clone();
+        let others = self.core.links().into_keys();
+        let all: Vec<String> = std::iter::once(own).chain(others).collect();
+        Ok(reply::json(&all, self.layout()))
     }
 
     pub(super) async fn catalog_register(&self) -> Result<Reply, Refusal> {

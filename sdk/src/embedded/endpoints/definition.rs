@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::super::state::local::{CheckKind, CheckSpec};
+use super::super::state::local::{CheckKind, CheckSpec, Run, Way};
 use super::super::state::model::{Pairs, Service, TaggedAddress, Weights, status};
 use super::decode::{Fields, GoTime, Undecodable};
 use super::reply::Refusal;
@@ -272,6 +273,11 @@ enum Place {
     Alone,
 }
 
+/// `MinInterval`.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// What a check may take that does not say.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A check as it was written.
 #[derive(Debug)]
 pub(super) struct CheckDefinition {
@@ -291,6 +297,8 @@ pub(super) struct CheckDefinition {
     alias_node: String,
     alias_service: String,
     output_max: i64,
+    timeout: GoTime,
+    method: String,
 }
 
 impl CheckDefinition {
@@ -334,11 +342,11 @@ impl CheckDefinition {
             alias_node: fields.string(&["AliasNode"])?,
             alias_service: fields.string(&["AliasService"])?,
             output_max: fields.integer(&["OutputMaxSize"])?,
+            timeout: fields.time(&["Timeout"])?,
+            method: fields.string(&["Method"])?,
         };
-        // What tells how to run a check matters to nobody, because none is run.
-        fields.time(&["Timeout"])?;
+        // What else tells how to run a check matters to nobody.
         fields.take(&["Header"]);
-        fields.string(&["Method"])?;
         fields.string(&["Body"])?;
         fields.string(&["Shell"])?;
         fields.boolean(&["GRPCUseTLS"])?;
@@ -419,6 +427,29 @@ impl CheckDefinition {
         } else {
             CheckKind::Ttl
         };
+        let timeout = self.timeout.positive();
+        let way = match kind {
+            CheckKind::Tcp => Some(Way::Tcp(self.tcp)),
+            CheckKind::Http => Some(Way::Http {
+                url: self.http,
+                method: if self.method.is_empty() {
+                    "GET".to_owned()
+                } else {
+                    self.method
+                },
+            }),
+            _ => None,
+        };
+        let run = way.map(|way| Run {
+            way,
+            // What is shorter than a second is a second.
+            interval: self.interval.positive().max(SHORTEST_INTERVAL),
+            timeout: if timeout.is_zero() {
+                CHECK_TIMEOUT
+            } else {
+                timeout
+            },
+        });
         let asked = usize::try_from(self.output_max).unwrap_or(OUTPUT_MAX);
         Ok(CheckSpec {
             id: self.id,
@@ -434,6 +465,7 @@ impl CheckDefinition {
             } else {
                 asked.min(OUTPUT_MAX)
             },
+            run,
         })
     }
 }

@@ -3,11 +3,14 @@
 mod agent;
 mod blocking;
 mod catalog;
+mod coordinate;
 mod decode;
 mod definition;
+mod event;
 mod fields;
 mod filter;
 mod kv;
+mod prepared;
 mod query;
 mod read;
 mod reply;
@@ -143,13 +146,36 @@ async fn answer(core: Arc<Core>, request: Request<Bytes>) -> Reply {
         headers: head.headers,
         body,
     };
-    match call.answer(route.endpoint).await {
+    match call.answered_where_asked(route.endpoint).await {
         Ok(reply) => reply,
         Err(Refusal(reply)) => *reply,
     }
 }
 
 impl Call {
+    /// Has another datacenter answer if that is asked for, and there is a way.
+    async fn answered_where_asked(mut self, endpoint: Endpoint) -> Result<Reply, Refusal> {
+        let mut links = self.core.links();
+        let link = match endpoint.is_forwarded() {
+            true => links.remove(self.params.value("dc")),
+            false => None,
+        };
+        let Some((link, peer)) = link.and_then(|link| Some((link.clone(), link.peer()?))) else {
+            return self.answer(endpoint).await;
+        };
+        self.core = Arc::clone(&peer);
+        let work = async {
+            peer.faults.thawed().await;
+            self.answer(endpoint).await
+        };
+        tokio::select! {
+            biased;
+            reply = work => reply,
+            () = link.cut() => Err(Refusal::internal("rpc error making call: EOF")),
+            () = peer.faults.left() => Err(Refusal::internal("rpc error making call: EOF")),
+        }
+    }
+
     async fn answer(self, endpoint: Endpoint) -> Result<Reply, Refusal> {
         if endpoint == Endpoint::Unserved {
             return Err(self.unserved(""));
@@ -193,6 +219,14 @@ impl Call {
             Endpoint::SessionNode => self.session_node().await,
             Endpoint::SessionList => self.session_list().await,
             Endpoint::Txn => self.txn().await,
+            Endpoint::EventFire => self.event_fire(),
+            Endpoint::EventList => self.event_list().await,
+            Endpoint::Queries => self.queries().await,
+            Endpoint::Query => self.query().await,
+            Endpoint::CoordinateDatacenters => Ok(self.coordinate_datacenters()),
+            Endpoint::CoordinateNodes => self.coordinate_nodes().await,
+            Endpoint::CoordinateNode => self.coordinate_node().await,
+            Endpoint::CoordinateUpdate => self.coordinate_update().await,
             read => self.server_read(read).await,
         }
     }

@@ -12,11 +12,14 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::state::catalog::Instance;
+use super::super::state::coordinates::Place;
 use super::super::state::kv::Kv;
 use super::super::state::model::{Check, Node, PASSING};
 use super::super::state::session::{Session, SessionId};
 use super::super::state::{Identity, Replica, tags_by_service};
+use super::coordinate::NodePlace;
 use super::filter::Filter;
+use super::prepared;
 use super::reply::{self, Layout, Reply};
 use super::views::{
     CheckView, HealthView, KeyView, NodeServiceView, NodeView, ServiceNodeView, SessionView,
@@ -50,6 +53,10 @@ pub(super) enum What {
     Session { id: SessionId },
     Sessions,
     NodeSessions { node: String },
+    Queries,
+    Query { id: SessionId },
+    Places,
+    Place { node: String },
 }
 
 /// Which headers an answer has besides its index.
@@ -141,6 +148,8 @@ impl Read {
             What::Session { .. } | What::Sessions | What::NodeSessions { .. } => {
                 replica.sessions.index()
             }
+            What::Queries | What::Query { .. } => replica.queries.index(),
+            What::Places | What::Place { .. } => replica.coordinates.index(),
         };
         // A client that was told zero would never block.
         index.max(1)
@@ -231,6 +240,8 @@ impl Read {
                 return replica.kv.index();
             }
             What::Sessions => return replica.sessions.index(),
+            What::Queries | What::Query { .. } => return replica.queries.index(),
+            What::Places | What::Place { .. } => return replica.coordinates.index(),
             What::Session { id } => {
                 let session = replica.sessions.session(*id);
                 return session.map_or_else(|| replica.sessions.index(), |it| it.created);
@@ -364,6 +375,19 @@ impl Read {
             What::Session { id } => self.sessions(replica.sessions.session(*id).into_iter()),
             What::Sessions => self.sessions(replica.sessions.list()),
             What::NodeSessions { node } => self.sessions(replica.sessions.of_node(node)),
+            What::Queries => {
+                let all = replica.queries.list();
+                self.list(all.map(|(id, query)| prepared::view(id, query)))
+            }
+            What::Query { id } => {
+                let found = replica.queries.get(*id).into_iter();
+                self.list(found.map(|query| prepared::view(*id, query)))
+            }
+            What::Places => self.list(replica.coordinates.list().map(node_place)),
+            What::Place { node } => {
+                let all = replica.coordinates.list();
+                self.list(all.filter(|(name, _)| *name == node).map(node_place))
+            }
         }
     }
 
@@ -381,6 +405,14 @@ impl Read {
         self.filter
             .as_ref()
             .is_none_or(|filter| filter.allows(item))
+    }
+}
+
+fn node_place((node, place): (&String, &Place)) -> NodePlace {
+    NodePlace {
+        node: node.clone(),
+        segment: "",
+        coord: place.clone(),
     }
 }
 

@@ -45,6 +45,14 @@ pub(super) enum Endpoint {
     SessionNode,
     SessionList,
     Txn,
+    EventFire,
+    EventList,
+    Queries,
+    Query,
+    CoordinateDatacenters,
+    CoordinateNodes,
+    CoordinateNode,
+    CoordinateUpdate,
     StatusLeader,
     StatusPeers,
     /// Consul has it and this agent does not.
@@ -157,14 +165,18 @@ const ROUTES: &[Route] = &[
     route("/v1/session/node/", GET, Endpoint::SessionNode),
     route("/v1/session/list", GET, Endpoint::SessionList),
     route("/v1/txn", PUT, Endpoint::Txn),
-    route("/v1/event/fire/", PUT, Unserved),
-    route("/v1/event/list", GET, Unserved),
-    route("/v1/query", GET_POST, Unserved),
-    route("/v1/query/", ALL, Unserved),
-    route("/v1/coordinate/datacenters", GET, Unserved),
-    route("/v1/coordinate/nodes", GET, Unserved),
-    route("/v1/coordinate/node/", GET, Unserved),
-    route("/v1/coordinate/update", PUT, Unserved),
+    route("/v1/event/fire/", PUT, Endpoint::EventFire),
+    route("/v1/event/list", GET, Endpoint::EventList),
+    route("/v1/query", GET_POST, Endpoint::Queries),
+    route("/v1/query/", ALL, Endpoint::Query),
+    route(
+        "/v1/coordinate/datacenters",
+        GET,
+        Endpoint::CoordinateDatacenters,
+    ),
+    route("/v1/coordinate/nodes", GET, Endpoint::CoordinateNodes),
+    route("/v1/coordinate/node/", GET, Endpoint::CoordinateNode),
+    route("/v1/coordinate/update", PUT, Endpoint::CoordinateUpdate),
     route("/v1/snapshot", GET_PUT, Unserved),
     route("/v1/config", PUT, Unserved),
     route("/v1/config/", GET_DELETE, Unserved),
@@ -180,6 +192,38 @@ const ROUTES: &[Route] = &[
 ];
 
 impl Endpoint {
+    /// Whether a server of another datacenter answers if `?dc=` names it.
+    pub(super) fn is_forwarded(self) -> bool {
+        matches!(
+            self,
+            Self::CatalogNodes
+                | Self::CatalogServices
+                | Self::CatalogService
+                | Self::CatalogConnect
+                | Self::CatalogNode
+                | Self::CatalogNodeServices
+                | Self::HealthNode
+                | Self::HealthChecks
+                | Self::HealthService
+                | Self::HealthConnect
+                | Self::HealthState
+                | Self::Kv
+                | Self::SessionCreate
+                | Self::SessionDestroy
+                | Self::SessionRenew
+                | Self::SessionInfo
+                | Self::SessionNode
+                | Self::SessionList
+                | Self::Txn
+                | Self::EventFire
+                | Self::Queries
+                | Self::Query
+                | Self::CoordinateNodes
+                | Self::CoordinateNode
+                | Self::CoordinateUpdate
+        )
+    }
+
     /// Whether Consul reads `?ns=` here, which its community edition refuses.
     pub(super) fn reads_namespace(self) -> bool {
         !matches!(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::local::{CheckKind, CheckSpec, LocalCheck};
+use super::local::{CheckKind, CheckSpec, LocalCheck, Run};
 use super::model::{CRITICAL, Check, Service, Status};
 use super::{Due, OUTPUT_INTERVAL, REAP_INTERVAL, REAP_MIN, State};
 
@@ -126,6 +126,23 @@ impl State {
         Ok(())
     }
 
+    /// Takes what a check found that the agent ran, if it is still the same one.
+    pub(crate) fn checked(
+        &mut self,
+        id: &str,
+        run: &Run,
+        status: Status,
+        output: &str,
+        now: Instant,
+    ) {
+        let known = self.local.check(id);
+        let known = known.filter(|local| local.run.as_ref() == Some(run));
+        let Some(most) = known.map(|local| local.output_max) else {
+            return;
+        };
+        self.update_check(id, status, captured(output, most), now);
+    }
+
     /// Puts a service into maintenance or takes it out; `false` when the service is unknown.
     pub(crate) fn service_maintenance(
         &mut self,
@@ -242,6 +259,7 @@ impl State {
             ttl: spec.ttl,
             deregister_after: spec.deregister_after,
             output_max: spec.output_max,
+            run: spec.run,
             last_output: String::new(),
             expires_at,
             critical_since: None,

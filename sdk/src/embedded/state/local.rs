@@ -23,6 +23,22 @@ pub(crate) struct CheckSpec {
     pub(crate) deregister_after: Duration,
     /// Bytes of output that are kept.
     pub(crate) output_max: usize,
+    /// How the agent runs it, if it does.
+    pub(crate) run: Option<Run>,
+}
+
+/// A check that the agent runs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) way: Way,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Way {
+    Tcp(String),
+    Http { url: String, method: String },
 }
 
 /// Who decides the status of a check.
@@ -68,6 +84,7 @@ pub(crate) struct LocalCheck {
     pub(crate) ttl: Duration,
     pub(crate) deregister_after: Duration,
     pub(crate) output_max: usize,
+    pub(crate) run: Option<Run>,
     /// The output of the last heartbeat, told again when the next one is missed.
     pub(crate) last_output: String,
     pub(crate) expires_at: Option<Instant>,

@@ -6,10 +6,13 @@
 
 mod agent;
 pub(crate) mod catalog;
+pub(crate) mod coordinates;
+pub(crate) mod events;
 pub(crate) mod kv;
 pub(crate) mod local;
 pub(crate) mod locks;
 pub(crate) mod model;
+pub(crate) mod queries;
 mod servers;
 pub(crate) mod session;
 mod sync;
@@ -26,10 +29,13 @@ use tokio::time::Instant;
 
 pub(crate) use self::agent::ExistingChecks;
 use self::catalog::Catalog;
+use self::coordinates::{Coordinates, Place};
+use self::events::Events;
 use self::kv::Kv;
 use self::local::Local;
 use self::locks::Delays;
 use self::model::{Check, Node, PASSING, Pairs, Service};
+use self::queries::Queries;
 use self::session::{SessionId, Sessions};
 
 /// Who the agent is.
@@ -63,6 +69,8 @@ pub(crate) struct Replica {
     pub(crate) catalog: Catalog,
     pub(crate) kv: Kv,
     pub(crate) sessions: Sessions,
+    pub(crate) queries: Queries,
+    pub(crate) coordinates: Coordinates,
 }
 
 #[derive(Debug)]
@@ -70,6 +78,10 @@ pub(crate) struct State {
     pub(crate) identity: Identity,
     pub(crate) replica: Replica,
     pub(crate) local: Local,
+    /// What the agent has heard of by gossip.
+    pub(crate) events: Events,
+    /// Where the agent is in the network of all datacenters.
+    pub(crate) wan: Place,
     /// Whether the servers have a leader, and since when they have none.
     pub(crate) leader: Leader,
     /// How often the servers lost their leader.
@@ -114,6 +126,8 @@ impl State {
         let mut state = Self {
             replica: Replica::default(),
             local: Local::default(),
+            events: Events::default(),
+            wan: Place::at(0.0),
             leader: Leader::Elected,
             losses: 0,
             index: 0,
@@ -147,6 +161,10 @@ impl State {
             self.ensure_self(false);
         }
         self.version += 1;
+        let own = self.identity.node.clone();
+        self.replica
+            .coordinates
+            .put(self.index, &own, Place::at(0.0));
         self.sync_all(now);
     }
 
