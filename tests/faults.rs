@@ -5,15 +5,18 @@
 mod consul {
     use std::fs;
     use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use lictor::api::agent::{CheckDefinition, ServiceDefinition};
     use lictor::api::health::Status;
-    use lictor::registration::{Registration, State};
+    use lictor::probe::{Health, Probe};
+    use lictor::registration::{Event, Happening, Registration, State};
     use lictor::{Client, ErrorKind};
     use support::consul::Agent;
     use support::proxy::Proxy;
-    use support::{eventually, free_port};
+    use support::{eventually, free_port, is_long};
     use tokio::runtime::{Handle, Runtime};
     use tokio::time::{Instant, sleep, timeout};
 
@@ -83,6 +86,192 @@ mod consul {
         assert!(!on_agent(&client, "web-1").await);
         drop(client);
         no_task_is_left(before).await;
+    }
+
+    /// How long the catalog of `server` was without the service at a stretch, at most.
+    async fn longest_absence(server: &Client, until: impl Future<Output = ()>) -> Duration {
+        let mut until = std::pin::pin!(until);
+        let (mut longest, mut gone) = (Duration::ZERO, None::<Instant>);
+        loop {
+            if let Ok(instances) = server.catalog().service("web").await {
+                match instances.is_empty() {
+                    true => drop(gone.get_or_insert_with(Instant::now)),
+                    false => gone = None,
+                }
+            }
+            let lasts = gone.map_or(Duration::ZERO, |since| since.elapsed());
+            longest = longest.max(lasts);
+            tokio::select! {
+                () = &mut until => return longest,
+                () = sleep(Duration::from_millis(5)) => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn wiped_again_and_again_the_catalog_is_never_without_the_service_for_a_second() {
+        let before = tasks();
+        let server = Agent::start().await;
+        let id = "0f3c7a52-2f5e-4c0e-9a53-6d1c2b7e4f11";
+        let options = Agent::options().client_of(&server).node_id(id);
+        let mut agent = options.start().await;
+        let (client, catalog) = (client(&agent), client(&server));
+        let mut registration = client.register(web("web-1")).await.unwrap();
+        eventually(PATIENCE, async || passes(&catalog, "web-1").await).await;
+        let rounds = if is_long() { 20 } else { 3 };
+        let mut gaps = Vec::new();
+        for _ in 0..rounds {
+            let wiped = async {
+                agent.wipe_and_restart().await;
+                until(&mut registration, State::is_registered).await;
+                // Whatever the agent removes, it has removed by then.
+                sleep(Duration::from_secs(4)).await;
+                eventually(PATIENCE, async || passes(&catalog, "web-1").await).await;
+            };
+            gaps.push(longest_absence(&catalog, wiped).await);
+        }
+        let healed = registration
+            .history()
+            .into_iter()
+            .filter_map(|event| match event.what {
+                Happening::Healed(after) => Some(after),
+                _ => None,
+            });
+        println!(
+            "{rounds} rounds, gaps {gaps:?}, healed after {:?}",
+            healed.collect::<Vec<_>>()
+        );
+        let longest = gaps.iter().max().copied().unwrap_or_default();
+        assert!(longest < Duration::from_secs(1), "{gaps:?}");
+        registration.close().await.unwrap();
+        drop((client, catalog));
+        no_task_is_left(before).await;
+    }
+
+    fn conflicts(registration: &Registration) -> usize {
+        let history = registration.history();
+        let conflict = |event: &&Event| matches!(event.what, Happening::Conflict(Some(_)));
+        history.iter().filter(conflict).count()
+    }
+
+    #[tokio::test]
+    async fn twins_of_one_id_both_report_it_within_a_second_and_do_not_fight() {
+        let before = tasks();
+        let agent = Agent::start().await;
+        let client = client(&agent);
+        let one = client.register(web("web-1")).await.unwrap();
+        let two = client.register(web("web-1").port(8081)).await.unwrap();
+        let registered = Instant::now();
+        eventually(PATIENCE, async || {
+            conflicts(&one) > 0 && conflicts(&two) > 0 && matches!(one.state(), State::Yielded)
+        })
+        .await;
+        let took = registered.elapsed();
+        println!("both know after {took:?}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        let index = async || {
+            let service = client.health().service("web").await.unwrap();
+            assert_eq!(service.len(), 1);
+            assert_eq!(service[0].port(), 8081);
+            service.meta().index()
+        };
+        eventually(PATIENCE, async || two.state().is_registered()).await;
+        let quiet = index().await;
+        sleep(TTL).await;
+        assert_eq!(index().await, quiet, "somebody registers still");
+        assert!(passes(&client, "web-1").await);
+        assert_eq!((conflicts(&one), conflicts(&two)), (1, 1));
+        two.close().await.unwrap();
+        eventually(PATIENCE, async || {
+            let service = client.agent().service("web-1").await.unwrap();
+            service
+                .as_ref()
+                .is_some_and(|service| service.port() == 8080)
+        })
+        .await;
+        one.close().await.unwrap();
+        assert!(!on_agent(&client, "web-1").await);
+        drop(client);
+        no_task_is_left(before).await;
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_is_blocked_for_twice_the_ttl_is_told_of_and_heals() {
+        const SHORT: Duration = Duration::from_secs(1);
+        let agent = Agent::start().await;
+        let client = client(&agent);
+        let short = ServiceDefinition::new("web")
+            .id("web-1")
+            .check(CheckDefinition::alive_only(SHORT));
+        let registration = client.register(short).await.unwrap();
+        sleep(SHORT / 2).await;
+        // Nothing else runs meanwhile: this runtime has one thread.
+        std::thread::sleep(SHORT * 2);
+        eventually(PATIENCE, async || {
+            let history = registration.history();
+            let late = |event: &Event| matches!(event.what, Happening::BeatLate(by) if by >= SHORT);
+            history.iter().any(late)
+        })
+        .await;
+        eventually(PATIENCE, async || {
+            let checks = client.agent().checks().await.unwrap();
+            let check = checks.values().next().expect("one");
+            check.status() == Status::Passing && check.output().contains("the runtime was starved")
+        })
+        .await;
+        registration.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn probes_that_hang_panic_and_flap_are_told_by_name_and_the_beat_goes_on() {
+        let agent = Agent::start().await;
+        let client = client(&agent);
+        let short = Duration::from_millis(100);
+        let flaps = Arc::new(AtomicUsize::new(0));
+        let runs = Arc::clone(&flaps);
+        let flapping = move || {
+            let bad = runs.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+            async move {
+                match bad {
+                    true => Health::critical("flaps"),
+                    false => Health::passing("fine"),
+                }
+            }
+        };
+        let check = CheckDefinition::ttl(Duration::from_secs(1));
+        let registration = client
+            .register(ServiceDefinition::new("web").id("web-1").check(check))
+            .probe(Probe::new("hangs", std::future::pending::<()>).interval(short))
+            .probe(
+                Probe::new("panics", || async {
+                    if true {
+                        panic!("on purpose")
+                    }
+                })
+                .interval(short),
+            )
+            .probe(Probe::new("flaps", flapping).interval(short).failures(3))
+            .await
+            .unwrap();
+        // Longer than the TTL: had the beat waited for one, it would have run out.
+        for _ in 0..20 {
+            let checks = client.agent().checks().await.unwrap();
+            let check = checks.values().next().expect("one");
+            let text = check.output();
+            assert_eq!(check.status(), Status::Critical);
+            assert!(
+                text.contains("hangs (critical): not back within 100ms"),
+                "{text}"
+            );
+            assert!(
+                text.contains("panics (critical): panicked: on purpose"),
+                "{text}"
+            );
+            assert!(!text.contains("flaps"), "{text}");
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert!(flaps.load(Ordering::SeqCst) > 10);
+        registration.close().await.unwrap();
     }
 
     /// Looks at the catalog of `server` all the time and fails when the service is not there.

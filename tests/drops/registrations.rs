@@ -30,6 +30,10 @@ cases![
     "Registration::state_changed" => state_changed,
     "States::next: of a registration" => states,
     "States::poll_next" => states_as_stream,
+    "Events::next" => events,
+    "Events::poll_next" => events_as_stream,
+    "Register::send: without the agent" => register_anyway,
+    "Register::send: of a lineage" => register_lineage,
 ];
 
 fn definition() -> ServiceDefinition {
@@ -204,5 +208,64 @@ async fn states_as_stream(stage: &mut Stage) -> Subject {
     Box::pin(async move {
         while StreamExt::next(&mut states).await.is_some() {}
         Ok(())
+    })
+}
+
+async fn events(stage: &mut Stage) -> Subject {
+    let web = registered(stage).await;
+    let mut events = web.events();
+    stage.others.spawn(async move {
+        sleep(Duration::from_millis(10)).await;
+        web.close().await.unwrap();
+    });
+    Box::pin(async move {
+        while events.next().await.is_some() {}
+        Ok(())
+    })
+}
+
+async fn events_as_stream(stage: &mut Stage) -> Subject {
+    let web = registered(stage).await;
+    let mut events = web.events();
+    stage.others.spawn(async move {
+        sleep(Duration::from_millis(10)).await;
+        web.close().await.unwrap();
+    });
+    Box::pin(async move {
+        while StreamExt::next(&mut events).await.is_some() {}
+        Ok(())
+    })
+}
+
+async fn register_anyway(stage: &mut Stage) -> Subject {
+    let register = Fault::disconnect().under("/v1/agent/service/register");
+    stage.agent.inject(register.times(1));
+    let client = stage.client.clone();
+    Box::pin(async move {
+        client
+            .register(definition())
+            .starts_anyway()
+            .await
+            .map(drop)
+    })
+}
+
+async fn register_lineage(stage: &mut Stage) -> Subject {
+    let former = ServiceDefinition::new("web")
+        .id("web-0")
+        .meta("lictor-lineage", "slot");
+    stage.other.agent().register(&former).await.unwrap();
+    let (client, other) = (stage.client.clone(), stage.other.clone());
+    stage.others.spawn(async move {
+        // Where the future is dropped before, it is its own leftover.
+        sleep(Duration::from_secs(1)).await;
+        other.agent().deregister("web-0").await.unwrap();
+    });
+    Box::pin(async move {
+        client
+            .register(definition())
+            .lineage("slot")
+            .await
+            .map(drop)
     })
 }

@@ -1,11 +1,13 @@
 //! What the agent is to know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::badge::Worn;
 use super::gate::{self, Gate};
+use super::mark::{self, Boot};
 use crate::api::agent::{CheckDefinition, ServiceDefinition};
 use crate::api::health::Status;
 use crate::error::{Error, Result};
@@ -30,6 +32,14 @@ pub(super) struct Desired {
     pub(super) maintenance: Option<Arc<str>>,
     /// Tags beside those of the definition.
     pub(super) worn: Worn,
+    /// Tells this life of the service from others.
+    pub(super) nonce: u64,
+    /// Which life it is, once it is known which ones came before.
+    pub(super) boot: Option<Boot>,
+    /// Whose place it takes.
+    pub(super) lineage: Option<Arc<str>>,
+    /// By how much the last heartbeats were late, and when, if that is still to be told.
+    pub(super) late: Option<(Duration, Instant)>,
     /// Counts the changes of the definition and of what is worn.
     pub(super) version: u64,
 }
@@ -83,6 +93,10 @@ impl Desired {
             gate: Gate::default(),
             maintenance: None,
             worn: Worn::default(),
+            nonce: 0,
+            boot: None,
+            lineage: None,
+            late: None,
             version: 0,
         })
     }
@@ -107,7 +121,27 @@ impl Desired {
                 whole = whole.tag(Arc::clone(tag));
             }
         }
+        for (key, value) in mark::words(self.boot, self.lineage.as_ref()) {
+            // Consul takes 64 pairs; without these it is a service all the same.
+            if whole.meta_pairs() < MOST_PAIRS {
+                whole = whole.meta(key, value);
+            }
+        }
         whole
+    }
+
+    /// Looks whether what it says of itself can be said.
+    pub(super) fn check_words(&self) -> Result<()> {
+        match self.lineage.as_deref() {
+            Some(lineage) if lineage.is_empty() || lineage.len() > 512 => {
+                Err(Error::invalid(format!(
+                    "service {:?}: lineage of {} bytes: must be of 1 to 512",
+                    self.id.as_str(),
+                    lineage.len()
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The heartbeats that the definition asks for, all due at once.
@@ -173,7 +207,19 @@ impl Desired {
     }
 
     /// The text of the status of this check: that of whoever made it what it is.
-    pub(super) fn output_of(&self, beat: &Beat) -> &Arc<str> {
+    pub(super) fn output_of(&self, beat: &Beat, now: Instant) -> Arc<str> {
+        let output = self.usual_output_of(beat);
+        match self.late {
+            Some((by, at)) if now.saturating_duration_since(at) < LATE_IS_TOLD => format!(
+                "{output} (heartbeats were {:.1} s late: the runtime was starved)",
+                by.as_secs_f64()
+            )
+            .into(),
+            _ => Arc::clone(output),
+        }
+    }
+
+    fn usual_output_of(&self, beat: &Beat) -> &Arc<str> {
         if let Some(reason) = self.gate.reason() {
             return reason;
         }
@@ -185,6 +231,12 @@ impl Desired {
         }
     }
 }
+
+/// How many pairs of metadata Consul takes.
+const MOST_PAIRS: usize = 64;
+
+/// How long the text of a check says that heartbeats were late.
+const LATE_IS_TOLD: Duration = Duration::from_secs(600);
 
 /// What heartbeats say of a service of which nothing is looked at.
 ///
@@ -224,8 +276,6 @@ fn default_id(definition: &ServiceDefinition, draw: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const TTL: Duration = Duration::from_secs(10);

@@ -68,7 +68,8 @@ pub(super) fn is_by_itself(reason: &str) -> bool {
 /// nothing registered and starts no task.
 ///
 /// A service that is not ready is critical, by its TTL checks; one without any is in maintenance
-/// mode instead, which all checks of an agent's own leave alone. The worse of it and of what
+/// mode instead, which all checks of an agent's own leave alone. Another reason for the same is at the
+/// agent at once, and in the catalog after Consul's `check_update_interval`, 5 minutes by default. The worse of it and of what
 /// [probes](super::Register::probe) and [`set_status`](super::Registration::set_status) say counts.
 #[derive(Clone)]
 pub struct Readiness {

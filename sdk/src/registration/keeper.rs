@@ -7,13 +7,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 mod outcomes;
+mod twins;
 
 use super::badge::{Badges, Worn};
 use super::desired::{Beat, Desired};
 use super::gate::Turn;
-use super::work::{self, Beaten, Registered, Slot, ToBeat};
+use super::history::{Happening, Log};
+use super::mark::{Boot, OnConflict};
+use super::work::{self, Beaten, Looked, Registered, Slot, ToBeat};
 use super::{Definition, State};
-use crate::api::agent::{AgentService, ServiceDefinition};
+use crate::api::agent::ServiceDefinition;
 use crate::api::health::Status;
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -32,6 +35,13 @@ pub(super) enum Command {
 }
 
 pub(super) type Reply = oneshot::Sender<Result<()>>;
+
+/// How a registration behaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) on_conflict: OnConflict,
+    pub(super) starts_anyway: bool,
+}
 
 /// Keeps one service registered.
 ///
@@ -57,6 +67,13 @@ pub(super) struct Keeper {
     beats: Vec<Beat>,
     /// Whether the agent is known to have forgotten the service, or a check of it.
     missing: bool,
+    /// Whether the ID is left to somebody else.
+    yielded: bool,
+    /// The younger process that was told that we live, and the last one that there was a conflict with.
+    answered: Option<Boot>,
+    rival: Option<Boot>,
+    /// Why it ends by itself, if it does.
+    failed: Option<Error>,
     /// Counts what the caller said about the status.
     said: u64,
     hash: Option<Arc<str>>,
@@ -67,7 +84,7 @@ pub(super) struct Keeper {
 
     changing: Slot<Changed>,
     beating: Slot<Beaten>,
-    looking: Slot<Result<Option<AgentService>>>,
+    looking: Slot<Result<Looked>>,
 
     register_at: Option<Instant>,
     look_at: Instant,
@@ -83,6 +100,10 @@ pub(super) struct Keeper {
     register_pace: Pace,
 
     trouble: Trouble,
+    terms: Terms,
+    log: Log,
+    /// Since when the service is not as it should be.
+    lost_at: Option<Instant>,
     state: watch::Sender<State>,
     waiting: Waiting,
 }
@@ -125,7 +146,8 @@ impl Keeper {
         desired: Desired,
         (definition, badges): (Arc<Definition>, Badges),
         probed: Option<Probed>,
-        state: watch::Sender<State>,
+        terms: Terms,
+        (state, log): (watch::Sender<State>, Log),
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -141,6 +163,10 @@ impl Keeper {
             token: None,
             tried: None,
             missing: false,
+            yielded: false,
+            answered: None,
+            rival: None,
+            failed: None,
             said: 0,
             hash: None,
             strange: None,
@@ -159,6 +185,9 @@ impl Keeper {
             look_pace: Pace::new(20, Duration::from_millis(500)),
             register_pace: Pace::new(5, Duration::from_secs(2)),
             trouble: Trouble::default(),
+            terms,
+            log,
+            lost_at: None,
             state,
             waiting: Waiting::default(),
         }
@@ -171,7 +200,13 @@ impl Keeper {
         mut commands: mpsc::Receiver<Command>,
         ready: oneshot::Sender<Result<()>>,
     ) -> Result<()> {
-        let first = until_stopped(&mut stop, self.establish()).await;
+        let first = match until_stopped(&mut stop, self.establish()).await {
+            First::Done(Err(err)) if self.terms.starts_anyway && may_pass(&err) => {
+                self.start_without(err);
+                First::Done(Ok(()))
+            }
+            first => first,
+        };
         let haunted = match first {
             // Nobody waits for it any more.
             First::Stopped { done } => !done,
@@ -198,6 +233,12 @@ impl Keeper {
         self.looking.clear();
         self.beating.clear();
         self.changing.clear();
+        if self.yielded || self.failed.is_some() {
+            // What is registered is somebody else's.
+            self.badges.over();
+            self.state.send_replace(State::Closed);
+            return self.failed.map_or(Ok(()), Err);
+        }
         let stale = self.accepted.is_some() && self.client.current_token() != self.token;
         let renew = stale.then(|| self.desired.clone());
         let id = self.desired.id.clone();
@@ -222,6 +263,7 @@ impl Keeper {
         }
         let registered = work::register(self.client.clone(), self.desired.clone()).await;
         registered.result?;
+        self.desired.boot = registered.boot;
         self.accepted = Some(self.desired.definition.clone());
         self.tried.clone_from(&registered.token);
         self.token = registered.token;
@@ -233,8 +275,30 @@ impl Keeper {
             self.rhythm(&check, |rhythm| rhythm.taken(sent, rand::random()));
         }
         tracing::info!(service = %self.desired.id, "service registered");
+        self.log.write(Happening::Registered);
+        // Whatever it is worth: the service itself is registered.
+        match work::tidy_up(&self.client, &self.desired).await {
+            Ok(gone) => {
+                for id in gone {
+                    tracing::info!(service = %self.desired.id, leftover = %id, "what a former self has left behind is removed");
+                    self.log.write(Happening::LeftoverRemoved(id));
+                }
+            }
+            Err(err) => {
+                tracing::warn!(service = %self.desired.id, error = %err.chain(), "leftovers of former selves not removed");
+            }
+        }
         self.state.send_replace(State::Registered);
         Ok(())
+    }
+
+    /// Begins although the agent has not taken the service yet.
+    fn start_without(&mut self, err: Error) {
+        let now = Instant::now();
+        self.tried = self.client.current_token();
+        self.trouble.register = Some(err);
+        self.register_at = Some(now + self.retry.next(rand::random()));
+        self.publish(now);
     }
 
     async fn keep(&mut self, stop: &mut StopSignal, commands: &mut mpsc::Receiver<Command>) {
@@ -242,6 +306,9 @@ impl Keeper {
             let now = Instant::now();
             self.start_what_is_due(now);
             self.publish(now);
+            if self.failed.is_some() {
+                return;
+            }
             let wake = self.wake();
             tokio::select! {
                 biased;
@@ -254,18 +321,32 @@ impl Keeper {
                 seen = self.looking.done() => self.seen(seen),
                 () = tokio::time::sleep_until(wake) => {}
             }
+            self.notice_lag(wake);
         }
+    }
+
+    /// Whoever is not woken for a third of a TTL has a runtime without time for heartbeats.
+    fn notice_lag(&mut self, wake: Instant) {
+        let now = Instant::now();
+        let by = now.saturating_duration_since(wake);
+        let least = self.beats.iter().map(|beat| beat.rhythm.ttl()).min();
+        if self.yielded || least.is_none_or(|ttl| by <= ttl / 3) {
+            return;
+        }
+        tracing::warn!(service = %self.desired.id, ?by, "heartbeats are late: the runtime is starved");
+        self.log.write(Happening::BeatLate(by));
+        self.desired.late = Some((by, now));
     }
 
     /// When something is due although nothing happens.
     fn wake(&self) -> Instant {
         let mut wake = self.token_at;
         let mut by = |at: Instant| wake = wake.min(at);
-        if self.changing.is_empty() {
+        if self.changing.is_empty() && !self.yielded {
             self.register_at.into_iter().for_each(&mut by);
         }
         // They wait for the registration with a new token.
-        if self.beating.is_empty() && self.client.current_token() == self.tried {
+        if self.beating.is_empty() && !self.yielded && self.client.current_token() == self.tried {
             self.beats.iter().for_each(|beat| by(beat.rhythm.due()));
         }
         if self.looking.is_empty() {
@@ -286,13 +367,13 @@ impl Keeper {
         //
         // One that failed is repeated at its own pace, not at once.
         let renewing = self.client.current_token() != self.tried;
-        if renewing && self.changing.is_empty() {
+        if renewing && self.changing.is_empty() && !self.yielded {
             self.register_at = Some(now);
         }
         if self.calm_at.is_some_and(|at| at <= now) {
             self.calm_at = None;
         }
-        if self.changing.is_empty() {
+        if self.changing.is_empty() && !self.yielded {
             if let Some((reason, reply)) = self.waiting.maintenance.pop() {
                 let former = std::mem::replace(&mut self.desired.maintenance, reason.clone());
                 let id = self.desired.id.clone();
@@ -308,7 +389,7 @@ impl Keeper {
                     .start(async move { Changed::Registered(register.await) });
             }
         }
-        if self.beating.is_empty() && !renewing {
+        if self.beating.is_empty() && !renewing && !self.yielded {
             let due = self.to_beat(|beat| beat.rhythm.due() <= now);
             if !due.is_empty() {
                 self.beating
@@ -317,8 +398,14 @@ impl Keeper {
         }
         if self.looking.is_empty() && self.look_at <= now {
             let id = self.desired.id.clone();
-            self.looking
-                .start(work::look(self.client.clone(), id, self.hash.clone()));
+            let (client, hash) = (self.client.clone(), self.hash.clone());
+            if self.yielded {
+                let ttl = self.beats.iter().map(|beat| beat.rhythm.ttl()).min();
+                self.looking
+                    .start(work::look_at_theirs(client, id, hash, ttl));
+            } else {
+                self.looking.start(work::look_at_ours(client, id, hash));
+            }
         }
     }
 
@@ -328,10 +415,11 @@ impl Keeper {
         let patience = self.beats.iter().map(|beat| beat.rhythm.patience()).min();
         let patience = patience.unwrap_or_default();
         let due = self.beats.iter().filter(|beat| which(beat));
+        let now = Instant::now();
         due.map(|beat| ToBeat {
             check: Arc::clone(&beat.check),
             status: self.desired.status_of(beat),
-            output: Arc::clone(self.desired.output_of(beat)),
+            output: self.desired.output_of(beat, now),
             patience,
         })
         .collect()
@@ -360,6 +448,10 @@ impl Keeper {
         self.as_written = None;
         self.strange = None;
         self.register_at = Some(Instant::now());
+        if self.yielded {
+            // Nothing of ours is there that could wear it.
+            self.badges.taken(self.desired.worn.version);
+        }
     }
 
     /// The probes say something else.
@@ -370,6 +462,9 @@ impl Keeper {
     }
 
     fn command(&mut self, command: Command) {
+        if self.yielded {
+            return self.command_in_vain(command);
+        }
         let now = Instant::now();
         match command {
             Command::Say(status, output, reply) => {
@@ -411,6 +506,11 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Whether a registration that failed so may be taken later.
+fn may_pass(err: &Error) -> bool {
+    err.is_transient() || err.is_permission_denied()
 }
 
 /// Where the verdict on the service's health comes from.

@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::badge::Badges;
 use super::desired::{Desired, chosen};
 use super::gate::{NOT_READY, Turn};
-use super::keeper::Keeper;
+use super::history::Log;
+use super::keeper::{Keeper, Terms};
+use super::mark::OnConflict;
 use super::{Definition, Registration, State, closed};
 use crate::api::agent::ServiceDefinition;
 use crate::client::Client;
@@ -36,6 +38,9 @@ impl Client {
             service,
             probes: Vec::new(),
             is_ready: true,
+            starts_anyway: false,
+            on_conflict: OnConflict::default(),
+            lineage: None,
         }
     }
 }
@@ -49,6 +54,9 @@ pub struct Register {
     service: ServiceDefinition,
     probes: Vec<Probe>,
     is_ready: bool,
+    starts_anyway: bool,
+    on_conflict: OnConflict,
+    lineage: Option<Arc<str>>,
 }
 
 impl Register {
@@ -73,6 +81,38 @@ impl Register {
         self
     }
 
+    /// Starts although the agent cannot be reached or denies it, and goes on trying.
+    ///
+    /// For a service that can do without being found for a while: the registration that is returned
+    /// is [healing](State::Healing) or [denied](State::Denied), and is registered as soon as the agent
+    /// takes it. What a repetition does not change, such as a definition that the agent refuses, is
+    /// an error still. Default: the first failure is returned, so that a wrong address or token is
+    /// noticed at the start.
+    pub fn starts_anyway(mut self) -> Self {
+        self.starts_anyway = true;
+        self
+    }
+
+    /// What is done when somebody else registers the same ID on the same agent.
+    ///
+    /// Default: [`OnConflict::YieldToNewer`].
+    pub fn on_conflict(mut self, policy: OnConflict) -> Self {
+        self.on_conflict = policy;
+        self
+    }
+
+    /// Says whose place the service takes: what is left on this agent of the same service and the
+    /// same lineage, by another process and under another ID, is deregistered at the start.
+    ///
+    /// For a service whose ID is another one at each start, because its port is. The name must be
+    /// one that an instance keeps over its restarts and that no other on the same agent has: of its
+    /// unit, its container, its slot. It stands in the metadata `lictor-lineage`. Range: 1 to 512
+    /// bytes. Default: none, and nothing is removed.
+    pub fn lineage(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.lineage = Some(name.into());
+        self
+    }
+
     /// Registers the service.
     ///
     /// When it returns, the agent has the service with the status that it was defined with, and
@@ -88,7 +128,8 @@ impl Register {
     /// how the service is; [`ErrorKind::NoRuntime`]
     /// outside of a Tokio runtime, [`ErrorKind::Refused`] if the agent is too old for a field that
     /// is set, and whatever else the first registration or heartbeat fails with: it is not
-    /// repeated, so that a wrong address or token is noticed at the start.
+    /// repeated, so that a wrong address or token is noticed at the start, unless it
+    /// [starts anyway](Self::starts_anyway).
     ///
     /// # Cancel safety
     ///
@@ -100,12 +141,18 @@ impl Register {
             service,
             probes,
             is_ready,
+            starts_anyway,
+            on_conflict,
+            lineage,
         } = self;
         let runtime = Handle::try_current().map_err(|_| {
             Error::new(ErrorKind::NoRuntime)
                 .context("a registration is kept up by a task: call this within a runtime")
         })?;
         let mut desired = Desired::new(service, rand::random())?;
+        desired.nonce = rand::random();
+        desired.lineage = lineage;
+        desired.check_words()?;
         if !is_ready {
             desired.gate.turn(Turn::NotReady(NOT_READY.into()));
         }
@@ -121,13 +168,14 @@ impl Register {
         if !probes.is_empty() && !has_ttl(&desired.definition) {
             return Err(Error::invalid(format!(
                 "service {:?}: has probes and no TTL check to say by what they find: add \
-                 `CheckDefinition::alive_only(…)`",
+                 `CheckDefinition::ttl(…)`",
                 id.as_str()
             )));
         }
         chosen(&desired.definition, !probes.is_empty())?;
         let definition = Arc::new(Definition::new(desired.definition.clone()));
         let (state, mut states) = watch::channel(State::Registered);
+        let (log, history) = Log::new();
         let (commands, inbox) = mpsc::channel(8);
         let (ready, registered) = oneshot::channel();
         let badges = Badges::new();
@@ -139,11 +187,18 @@ impl Register {
             let worker = Worker::spawn(&runtime, |stop| rounds.run(stop));
             (Some(worker), Some(told))
         };
-        let keeper = Keeper::new(client.clone(), desired, known, probed, state);
+        let terms = Terms {
+            on_conflict,
+            starts_anyway,
+        };
+        let keeper = Keeper::new(client.clone(), desired, known, probed, terms, (state, log));
         // The task is there before the first request: who drops this future drops the worker.
         let worker = Worker::spawn(&runtime, |stop| keeper.run(stop, inbox, ready));
         registered.await.map_err(|_| closed(&id))??;
-        states.mark_unchanged();
+        // What it began with is no news; that it starts without the agent is.
+        if states.borrow().is_registered() {
+            states.mark_unchanged();
+        }
         Ok(Registration {
             id,
             client,
@@ -151,6 +206,7 @@ impl Register {
             badges,
             commands,
             states,
+            history,
             rounds,
             worker,
         })

@@ -21,6 +21,11 @@ pub enum State {
     /// The registration takes its place back, ever more slowly if the other one does so, too, so
     /// that two of the same ID do not fight at full speed.
     Contested,
+    /// Somebody else has registered the same ID on the same agent, and it was left to them.
+    ///
+    /// The registration sends nothing any more, looks on, and takes the ID again when it is free: when
+    /// the other has left, or when its TTL has run out.
+    Yielded,
     /// The token may not register this service, or is itself unknown.
     ///
     /// It is tried again from time to time, and at once when the token changes.
@@ -45,7 +50,7 @@ impl State {
     pub fn error(&self) -> Option<&Error> {
         match self {
             Self::Healing { error } | Self::Denied { error } => Some(error),
-            Self::Registered | Self::Contested | Self::Closed => None,
+            Self::Registered | Self::Contested | Self::Yielded | Self::Closed => None,
         }
     }
 
@@ -62,6 +67,7 @@ impl fmt::Display for State {
             Self::Registered => f.write_str("registered"),
             Self::Healing { error } => write!(f, "healing: {error}"),
             Self::Contested => f.write_str("contested"),
+            Self::Yielded => f.write_str("yielded"),
             Self::Denied { error } => write!(f, "denied: {error}"),
             Self::Closed => f.write_str("closed"),
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::desired::{Desired, Present};
+use super::mark::{Boot, LINEAGE};
 use crate::api::Answer;
 use crate::api::agent::AgentService;
 use crate::api::health::Status;
@@ -58,11 +59,13 @@ pub(super) struct Registered {
     pub(super) version: u64,
     /// Who asked.
     pub(super) token: Option<Token>,
+    /// Which life of the service it was.
+    pub(super) boot: Option<Boot>,
     pub(super) result: Result<()>,
 }
 
 /// Registers what is desired, without losing a maintenance that somebody else switched on.
-pub(super) async fn register(client: Client, desired: Desired) -> Registered {
+pub(super) async fn register(client: Client, mut desired: Desired) -> Registered {
     let token = client.current_token();
     let agent = client.agent();
     let look = agent.health_by_id(&*desired.id).await;
@@ -72,6 +75,11 @@ pub(super) async fn register(client: Client, desired: Desired) -> Registered {
             let mut checks = health.checks().iter();
             let found = checks.find(|check| *check.id() == own.as_str());
             let maintenance = found.map(|check| Arc::from(check.notes()));
+            let former = Boot::of(health.service());
+            let nonce = desired.nonce;
+            desired
+                .boot
+                .get_or_insert_with(|| Boot::after(former, nonce));
             Present::Service { maintenance }
         }
         Ok(None) => Present::Nothing,
@@ -84,15 +92,19 @@ pub(super) async fn register(client: Client, desired: Desired) -> Registered {
             return Registered {
                 version: desired.version,
                 token,
+                boot: desired.boot,
                 result: Err(err),
             };
         }
     };
+    let nonce = desired.nonce;
+    desired.boot.get_or_insert_with(|| Boot::after(None, nonce));
     let body = desired.body(present);
     let result = agent.register(&body).replace_existing_checks().await;
     Registered {
         version: desired.version,
         token,
+        boot: desired.boot,
         result,
     }
 }
@@ -167,6 +179,81 @@ pub(super) async fn look(
         None => read,
     };
     read.await.map(Answer::into_value)
+}
+
+/// What a look at the agent has shown.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) service: Option<AgentService>,
+    /// Whether a TTL check of it has run out: whoever beat it is gone.
+    pub(super) has_run_out: bool,
+}
+
+pub(super) async fn look_at_ours(
+    client: Client,
+    id: ServiceId,
+    hash: Option<Arc<str>>,
+) -> Result<Looked> {
+    let service = look(client, id, hash).await?;
+    Ok(Looked {
+        service,
+        has_run_out: false,
+    })
+}
+
+/// The same for an ID that was left to somebody else, who may die without a word.
+pub(super) async fn look_at_theirs(
+    client: Client,
+    id: ServiceId,
+    hash: Option<Arc<str>>,
+    ttl: Option<Duration>,
+) -> Result<Looked> {
+    let wait = ttl.map_or(LOOK, |ttl| ttl.clamp(SHORT_LOOK, LOOK));
+    let read = client.agent().service(id.as_str());
+    let read = match hash {
+        Some(hash) => read.wait_for_change_of(hash, wait),
+        None => read,
+    };
+    let service = read.await?.into_value();
+    let mut has_run_out = false;
+    if service.is_some() && ttl.is_some() {
+        let health = client.agent().health_by_id(id.as_str()).await?;
+        // "TTL expired" (`agent/checks/check.go`, `CheckTTL.run`).
+        has_run_out = health.into_value().is_some_and(|health| {
+            let mut checks = health.checks().iter();
+            checks.any(|check| {
+                check.status() == Status::Critical && check.output().starts_with("TTL expired")
+            })
+        });
+    }
+    Ok(Looked {
+        service,
+        has_run_out,
+    })
+}
+
+/// How often somebody else's service is looked at, at most.
+const SHORT_LOOK: Duration = Duration::from_secs(1);
+
+/// Deregisters what former selves have left on this agent; which ones those were.
+pub(super) async fn tidy_up(client: &Client, desired: &Desired) -> Result<Vec<ServiceId>> {
+    let Some(lineage) = desired.lineage.as_deref() else {
+        return Ok(Vec::new());
+    };
+    let name = desired.definition.service_name();
+    let services = client.agent().services().await?;
+    let left = services.values().filter(|service| {
+        *service.name() == **name
+            && service.meta().get(LINEAGE) == Some(lineage)
+            && *service.id() != desired.id
+            && Boot::of(service) != desired.boot
+    });
+    let mut gone = Vec::new();
+    for service in left {
+        client.agent().deregister(service.id().as_str()).await?;
+        gone.push(service.id().clone());
+    }
+    Ok(gone)
 }
 
 /// How long the agent holds a look at an unchanged service: its state is compared this often even

@@ -305,6 +305,11 @@ impl ServiceDefinition {
         self.address.as_ref()
     }
 
+    /// How many pairs of metadata it has.
+    pub(crate) fn meta_pairs(&self) -> usize {
+        self.meta.len()
+    }
+
     pub(crate) fn service_port(&self) -> Option<u16> {
         self.port
     }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{CALM, Changed, Keeper};
-use crate::api::agent::AgentService;
 use crate::error::{Error, ErrorKind, Result};
 use crate::registration::State;
-use crate::registration::work::{Beaten, Registered};
+use crate::registration::history::Happening;
+use crate::registration::mark::Boot;
+use crate::registration::work::{Beaten, Looked, Registered};
 
 impl Keeper {
     pub(super) fn changed(&mut self, changed: Changed) {
@@ -34,6 +35,7 @@ impl Keeper {
         let Registered {
             version,
             token,
+            boot,
             result,
         } = registered;
         self.tried.clone_from(&token);
@@ -42,6 +44,7 @@ impl Keeper {
                 self.trouble.register = None;
                 self.retry.reset();
                 self.token = token;
+                self.desired.boot = boot;
                 self.missing = false;
                 if version == self.desired.version {
                     self.accept(now);
@@ -161,9 +164,20 @@ impl Keeper {
         self.trouble.beat = worst;
     }
 
-    pub(super) fn seen(&mut self, seen: Result<Option<AgentService>>) {
+    pub(super) fn seen(&mut self, seen: Result<Looked>) {
         let now = Instant::now();
-        match seen {
+        let service = match seen {
+            Ok(looked) if self.yielded => {
+                self.agent_answers();
+                let hash = looked.service.as_ref().and_then(|one| one.content_hash());
+                self.hash = hash.map(Arc::from);
+                self.look_at = self.look_pace.take(now);
+                return self.seen_theirs(now, &looked);
+            }
+            Ok(looked) => Ok(looked.service),
+            Err(err) => Err(err),
+        };
+        match service {
             Ok(Some(service)) => {
                 self.trouble.look = None;
                 self.agent_answers();
@@ -176,7 +190,7 @@ impl Keeper {
                 if as_written || self.desired.whole().describes(&service) {
                     self.strange = None;
                 } else if settled {
-                    self.contested(now);
+                    self.overwritten(now, Boot::of(&service));
                 }
             }
             Ok(None) => {
@@ -260,15 +274,15 @@ impl Keeper {
         }
     }
 
-    /// Somebody else has registered our ID.
-    fn contested(&mut self, now: Instant) {
+    /// Somebody else has registered our ID: it is taken back.
+    pub(super) fn contested(&mut self, now: Instant, by_a_twin: bool) {
         let seen = match (self.strange.take(), &self.hash) {
             (Some((former, seen)), Some(hash)) if former == *hash => seen + 1,
             _ => 1,
         };
         // Nobody writes the very same again each time that we have written: it is how this agent
         // writes what we register.
-        if seen > REASSERTED {
+        if seen > REASSERTED && !by_a_twin {
             self.as_written.clone_from(&self.hash);
             self.calm_at = None;
             tracing::warn!(service = %self.desired.id, "the agent keeps the service otherwise than it is registered");
@@ -286,7 +300,7 @@ impl Keeper {
         tracing::warn!(service = %self.desired.id, "someone else has registered this ID on the agent");
     }
 
-    pub(super) fn publish(&self, now: Instant) {
+    pub(super) fn publish(&mut self, now: Instant) {
         let trouble = &self.trouble;
         // Without heartbeats, looking is how an agent out of reach is noticed.
         let look = trouble.look.as_ref();
@@ -296,25 +310,40 @@ impl Keeper {
             Some(error) if error.is_permission_denied() => State::Denied {
                 error: error.clone(),
             },
+            _ if self.yielded => State::Yielded,
             _ if self.calm_at.is_some_and(|at| at > now) => State::Contested,
             Some(error) => State::Healing {
                 error: error.clone(),
             },
             None => State::Registered,
         };
-        self.state.send_if_modified(|former| {
-            if former.is_like(&state) {
-                return false;
-            }
-            match &state {
-                State::Registered => {
-                    tracing::info!(service = %self.desired.id, "service registered");
+        if self.state.borrow().is_like(&state) {
+            return;
+        }
+        match &state {
+            State::Registered => {
+                tracing::info!(service = %self.desired.id, "service registered");
+                if let Some(since) = self.lost_at.take() {
+                    let after = now.saturating_duration_since(since);
+                    self.log.write(Happening::Healed(after));
                 }
-                other => tracing::warn!(service = %self.desired.id, state = %other, "service not as it should be"),
             }
-            *former = state;
-            true
-        });
+            other => {
+                tracing::warn!(service = %self.desired.id, state = %other, "service not as it should be");
+                match other {
+                    State::Healing { error } if self.lost_at.is_none() => {
+                        self.log.write(Happening::Lost(error.clone()));
+                        self.lost_at = Some(now);
+                    }
+                    State::Denied { error } => {
+                        self.log.write(Happening::Denied(error.clone()));
+                        self.lost_at.get_or_insert(now);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.state.send_replace(state);
     }
 }
 
