@@ -77,7 +77,7 @@ impl Kv {
         match codec.encode(value) {
             Ok(bytes) => self.put(key, bytes),
             Err(err) => {
-                let wrong = unwritable(&key, err);
+                let wrong = unwritable(&key, &err);
                 self.put(key, "").refuse(wrong)
             }
         }
@@ -85,21 +85,21 @@ impl Kv {
 }
 
 /// A value cannot be written in its format.
-pub(crate) fn unwritable(key: &str, err: BoxError) -> Error {
+pub(crate) fn unwritable(key: &str, err: &BoxError) -> Error {
     let what = format!(
         "key {:?}: the value cannot be written: {err}",
         shortened(key)
     );
-    Error::invalid(what).caused_by(err)
+    Error::invalid(what)
 }
 
 /// A value cannot be read in its format.
-pub(crate) fn unreadable(key: &str, err: BoxError) -> Error {
+pub(crate) fn unreadable(key: &str, err: &BoxError) -> Error {
     let what = format!(
         "key {:?}: the value is not what is expected: {err}",
         shortened(key)
     );
-    Error::new(ErrorKind::Decode).context(what).caused_by(err)
+    Error::new(ErrorKind::Decode).context(what)
 }
 
 /// One key's value as a type: [`Kv::get_as`].
@@ -117,7 +117,7 @@ impl<T: Send + 'static> Endpoint for GetAs<T> {
         };
         match self.codec.decode(&pair.value_bytes()) {
             Ok(value) => Ok(Some(Typed { value, pair })),
-            Err(err) => Err(unreadable(pair.key(), err)),
+            Err(err) => Err(unreadable(pair.key(), &err)),
         }
     }
 }

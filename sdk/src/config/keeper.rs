@@ -88,7 +88,7 @@ fn found<T>(layers: &[Layer], rules: &Rules<T>) -> Option<Result<Found>> {
             Layer::Tree(prefix, _) => {
                 match Node::of_pairs(prefix, pairs.iter().map(|pair| &**pair)) {
                     Ok(node) => node,
-                    Err(err) => return Some(Err(unfit(err))),
+                    Err(err) => return Some(Err(unfit(&err))),
                 }
             }
         };
@@ -100,7 +100,7 @@ fn found<T>(layers: &[Layer], rules: &Rules<T>) -> Option<Result<Found>> {
 fn document<T>(pair: &Pair, rules: &Rules<T>) -> Result<Node> {
     let bytes = pair.value_bytes();
     let decoded = guarded("the codec", || rules.codec.decode(&bytes));
-    let Tree(mut node) = decoded.map_err(|err| unreadable(pair.key(), err))?;
+    let Tree(mut node) = decoded.map_err(|err| unreadable(pair.key(), &err))?;
     node.came_by(&Arc::from(pair.key().as_str()));
     Ok(node)
 }
@@ -109,22 +109,22 @@ fn document<T>(pair: &Pair, rules: &Rules<T>) -> Result<Node> {
 fn judged<T: DeserializeOwned>(found: Found, rules: &Rules<T>) -> Result<Arc<T>> {
     let Found { node, is_there } = found;
     let value: T = guarded("reading it", || Ok(read(node)?)).map_err(|err| match is_there {
-        true => unfit(err),
+        true => unfit(&err),
         false => Error::new(ErrorKind::NotFound)
             .context(format!("there is no key, and without one: {err}")),
     })?;
     if let Some(validate) = &rules.validate {
         guarded("the validation", || validate(&value)).map_err(|err| {
             let what = format!("the settings are refused: {err}");
-            Error::new(ErrorKind::Decode).context(what).caused_by(err)
+            Error::new(ErrorKind::Decode).context(what)
         })?;
     }
     Ok(Arc::new(value))
 }
 
-fn unfit(err: BoxError) -> Error {
+fn unfit(err: &BoxError) -> Error {
     let what = format!("the settings cannot be read: {err}");
-    Error::new(ErrorKind::Decode).context(what).caused_by(err)
+    Error::new(ErrorKind::Decode).context(what)
 }
 
 /// What the caller's code says; a panic in it must not end the task.

@@ -218,10 +218,10 @@ where
                 Some(pair) => codec.decode(&pair.value_bytes()).map(Some),
                 None => Ok(None),
             };
-            let present = present.map_err(|err| unreadable(&key, err))?;
+            let present = present.map_err(|err| unreadable(&key, &err))?;
             match change(present).await {
                 Change::Put(value) => {
-                    let bytes = codec.encode(&value).map_err(|err| unwritable(&key, err))?;
+                    let bytes = codec.encode(&value).map_err(|err| unwritable(&key, &err))?;
                     if kv.put(&*key, bytes).flags(flags).cas(index).await? {
                         return Ok(Updated::Written(value));
                     }

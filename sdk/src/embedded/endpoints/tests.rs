@@ -444,10 +444,10 @@ async fn errors_have_consuls_status_and_text() {
         ),
         (
             Method::PUT,
-            "/v1/event/fire/e",
+            "/v1/acl/token",
             "{}",
             501,
-            "The embedded agent does not serve PUT /v1/event/fire/e",
+            "The embedded agent does not serve PUT /v1/acl/token",
         ),
         (Method::GET, "/v1/nope", "", 404, ""),
         (Method::GET, "/v1/kv/a%00b", "", 400, ""),
