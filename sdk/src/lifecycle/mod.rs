@@ -224,6 +224,7 @@ impl Lifecycle {
     }
 
     /// A handle that says whether the services are ready to be found.
+    #[must_use]
     pub fn readiness(&self) -> Readiness {
         let each = self.registrations.iter().map(Registration::readiness);
         each.fold(Readiness::of_none(), Readiness::and)
