@@ -62,7 +62,7 @@
 //!     term.stopping().await;
 //!     Next::StepDown
 //! }));
-//! let lifecycle = lifecycle.step_down("mailer", async move { mailer.await?.map_err(Box::from) as Result<_, Box<dyn std::error::Error + Send + Sync>> });
+//! let lifecycle = lifecycle.step_down("mailer", mailer);
 //! # }
 //! ```
 
