@@ -29,6 +29,7 @@ use lictor_examples::place::{Options, Place};
 use lictor_examples::{Result, example};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -46,6 +47,7 @@ async fn serve(client: Client, service: &str, begin: oneshot::Sender<Shutdown>) 
     let drain = lifecycle.shutdown().reached(Stage::Drain);
     let server = async {
         let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
         let mut drain = std::pin::pin!(drain);
         loop {
             let (stream, _) = tokio::select! {
@@ -54,7 +56,7 @@ async fn serve(client: Client, service: &str, begin: oneshot::Sender<Shutdown>) 
             };
             let connection =
                 http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
-            tokio::spawn(graceful.watch(connection));
+            connections.spawn(graceful.watch(connection));
         }
         graceful.shutdown().await;
         Ok::<_, std::io::Error>(())

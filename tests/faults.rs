@@ -195,6 +195,7 @@ mod consul {
         no_task_is_left(before).await;
     }
 
+    #[expect(clippy::disallowed_methods, reason = "this is what is not to be done")]
     #[tokio::test]
     async fn a_runtime_that_is_blocked_for_twice_the_ttl_is_told_of_and_heals() {
         const SHORT: Duration = Duration::from_secs(1);

@@ -62,7 +62,7 @@
 //!     term.stopping().await;
 //!     Next::StepDown
 //! }));
-//! let lifecycle = lifecycle.step_down("mailer", async move { mailer.await?.map_err(Box::from) as Result<_, Box<dyn std::error::Error + Send + Sync>> });
+//! let lifecycle = lifecycle.step_down("mailer", mailer);
 //! # }
 //! ```
 
@@ -224,6 +224,7 @@ impl Lifecycle {
     }
 
     /// A handle that says whether the services are ready to be found.
+    #[must_use]
     pub fn readiness(&self) -> Readiness {
         let each = self.registrations.iter().map(Registration::readiness);
         each.fold(Readiness::of_none(), Readiness::and)

@@ -313,7 +313,8 @@ async fn ended<W: Future>(work: &mut Option<Pin<Box<W>>>) -> W::Output {
 }
 
 fn failed(err: &Error) -> StageOutcome {
-    StageOutcome::Failed(err.chain().to_string().into())
+    let chain = err.chain();
+    StageOutcome::Failed(format!("{chain}").into())
 }
 
 /// Who asks for the shutdown.
@@ -368,7 +369,7 @@ impl Listed {
     fn of(registration: &Registration) -> Self {
         Self {
             client: registration.client().clone(),
-            name: Arc::clone(registration.definition().service_name()),
+            name: registration.definition().service_name().as_ref().into(),
             id: registration.id().clone(),
         }
     }

@@ -80,7 +80,7 @@ pub enum OnConflict {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
     TakeBack,
-    AnswerOnce,
+    Once,
     LetGo,
     Fail,
 }
@@ -98,7 +98,7 @@ pub(super) fn answer(
         OnConflict::Reassert => Answer::TakeBack,
         OnConflict::YieldToNewer => match (theirs > ours, answered) {
             (false, _) => Answer::TakeBack,
-            (true, false) => Answer::AnswerOnce,
+            (true, false) => Answer::Once,
             (true, true) => Answer::LetGo,
         },
     }
@@ -138,7 +138,7 @@ mod tests {
     fn the_older_answers_once_and_lets_go_and_the_newer_takes_back() {
         let (old, new) = (Some(boot(1, 9)), Some(boot(2, 1)));
         let rule = |ours, theirs, answered| answer(OnConflict::default(), ours, theirs, answered);
-        assert_eq!(rule(old, new, false), Answer::AnswerOnce);
+        assert_eq!(rule(old, new, false), Answer::Once);
         assert_eq!(rule(old, new, true), Answer::LetGo);
         assert_eq!(rule(new, old, false), Answer::TakeBack);
         assert_eq!(rule(new, old, true), Answer::TakeBack);

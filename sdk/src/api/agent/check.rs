@@ -40,8 +40,17 @@ pub struct CheckDefinition {
     pub(super) body: Option<Arc<str>>,
     pub(super) disable_redirects: bool,
     pub(super) shell: Option<Arc<str>>,
-    /// Whether its author said that nothing stands behind it. It is no word of Consul's.
-    pub(super) alive_only: bool,
+    /// What stands behind it. It is no word of Consul's.
+    pub(super) behind: Behind,
+}
+
+/// What stands behind a TTL check that says that all is well.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Behind {
+    /// Its author has not said.
+    Unsaid,
+    /// Nothing but the process.
+    Process,
 }
 
 /// How a check is done.
@@ -114,7 +123,7 @@ impl CheckDefinition {
             body: None,
             disable_redirects: false,
             shell: None,
-            alive_only: false,
+            behind: Behind::Unsaid,
         }
     }
 
@@ -136,7 +145,7 @@ impl CheckDefinition {
     /// which [`set_status`](crate::registration::Registration::set_status) goes on by hand.
     pub fn alive_only(ttl: Duration) -> Self {
         let mut check = Self::ttl(ttl);
-        check.alive_only = true;
+        check.behind = Behind::Process;
         check
     }
 
@@ -357,7 +366,7 @@ impl CheckDefinition {
 
     /// Whether its author said that nothing but the process stands behind it.
     pub(crate) fn is_alive_only(&self) -> bool {
-        self.alive_only
+        self.behind == Behind::Process
     }
 
     pub(crate) fn explicit_id(&self) -> Option<&Arc<str>> {

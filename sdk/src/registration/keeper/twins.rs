@@ -21,7 +21,7 @@ impl Keeper {
         let policy = self.terms.on_conflict;
         match mark::answer(policy, self.desired.boot, theirs, answered) {
             Answer::TakeBack => self.contested(now, theirs.is_some()),
-            Answer::AnswerOnce => {
+            Answer::Once => {
                 // Now both know: it sees that somebody lives who is older.
                 self.answered = theirs;
                 self.register_at = Some(now);
