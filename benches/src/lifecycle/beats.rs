@@ -118,7 +118,7 @@ pub(super) async fn measure(job: &Job) -> Outcome<Sample> {
         let ttl = Duration::from_millis(job.ttl_ms);
         ServiceDefinition::new(&*job.name)
             .id(format!("{}-{number}", job.name))
-            .check(CheckDefinition::ttl(ttl))
+            .check(CheckDefinition::alive_only(ttl))
     };
     let first = client.register(definition(0)).await?;
     let before = Memory::read()?;
