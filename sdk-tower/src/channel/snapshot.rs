@@ -135,8 +135,9 @@ impl fmt::Display for Snapshot {
             self.refused,
             self.shed,
         )?;
-        if let Some(source::Status::Stale { age, reason }) = &self.source {
-            write!(f, ", source stale for {age:?} ({reason})")?;
+        match &self.source {
+            None | Some(source::Status::Live) => {}
+            Some(status) => write!(f, ", source {status}")?,
         }
         if self.ignores_ejections {
             f.write_str(", ejections are ignored")?;

@@ -10,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use crate::endpoint::Target;
 use crate::source::Status;
 
-use super::{Ending, Fate, Telemetry};
+use super::{Ending, Fate, Telemetry, words};
 
 /// Counters of one service.
 #[derive(Default)]
@@ -164,6 +164,7 @@ impl Gauges {
     pub(crate) fn tell(&mut self, sample: Sample) {
         let telemetry = &self.telemetry;
         let gauges = self.all.get_or_insert_with(|| {
+            words::describe();
             let service = || telemetry.meters.service();
             [
                 gauge!("lictor_endpoints", "service" => service()),

@@ -121,6 +121,8 @@ use silent as told;
 mod outcome;
 mod serial;
 mod source;
+#[cfg(feature = "metrics")]
+mod words;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

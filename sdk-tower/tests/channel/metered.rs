@@ -130,6 +130,30 @@ async fn hedges_and_an_empty_budget_are_counted() {
 }
 
 #[tokio::test]
+async fn each_metric_says_what_it_is_and_in_which_unit() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let server = Scripted::start(|_| ok()).await;
+    let (_registry, channel) = over(&[&server], |builder| builder.name("web"));
+    text(channel.request(get("/")).await.unwrap()).await;
+    eventually("the gauges are told", || {
+        let told = snapshotter.snapshot().into_vec();
+        told.iter()
+            .any(|(.., value)| matches!(value, DebugValue::Gauge(_)))
+    })
+    .await;
+    let told = snapshotter.snapshot().into_vec();
+    assert!(told.len() > 5, "{told:?}");
+    for (key, unit, description, _) in told {
+        let name = key.key().name().to_owned();
+        assert!(description.is_some(), "{name}");
+        // A yes or no has no unit.
+        assert_eq!(unit.is_some(), name != "lictor_source_stale", "{name}");
+    }
+}
+
+#[tokio::test]
 async fn shed_requests_are_counted_as_overloaded() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
