@@ -1,7 +1,8 @@
 //! An instance of a service, as a process of its own that can be killed and frozen.
 //!
 //! `backend CONSUL SERVICE ID PORT CONTROL` serves HTTP/1.1 on `PORT` of the loopback interface and
-//! registers itself as `SERVICE` under `ID`. On `CONTROL` it takes orders, see
+//! registers itself as `SERVICE` under `ID`, or as the variables of its container say, if there are
+//! some of `SERVICE_…`. On `CONTROL` it takes orders, see
 //! [`support::instance`]. `SIGTERM` ends it as a
 //! `Lifecycle` does: it is not to be found any more, serves on until everybody knows, finishes what is
 //! under way, deregisters, and ends.
@@ -122,10 +123,14 @@ async fn register(
     addr: SocketAddr,
 ) -> Result<Registration, Box<dyn Error>> {
     let client = Client::builder().address(consul).build()?;
-    let definition = ServiceDefinition::new(service)
-        .id(id)
-        .listener(addr)
-        .check(CheckDefinition::alive_only(Duration::from_secs(15)));
+    let described = ServiceDefinition::from_env()?.explicit().listener(addr);
+    let definition = match described.services()?.pop() {
+        Some(described) => described,
+        None => ServiceDefinition::new(service)
+            .id(id)
+            .listener(addr)
+            .check(CheckDefinition::alive_only(Duration::from_secs(15))),
+    };
     Ok(client.register(definition).await?)
 }
 

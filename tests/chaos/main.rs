@@ -13,6 +13,7 @@ mod stage;
 
 mod consul {
     mod all_down;
+    mod containers;
     mod g1;
     mod g2;
     mod g3;

@@ -11,6 +11,7 @@
 pub mod backend;
 pub mod certs;
 pub mod consul;
+pub mod engine;
 pub mod hostile;
 pub mod http;
 pub mod instance;

@@ -110,6 +110,14 @@ impl Process {
         panic!("process {} does not stop", self.pid);
     }
 
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn end(mut self) {
+        if !self.has_ended() {
+            self.signal("TERM");
+            self.watchdog.wait().ok();
+        }
+    }
+
     /// Kills it and waits until it is gone; its folder stays.
     pub(crate) fn kill(mut self) {
         if !self.has_ended() {
