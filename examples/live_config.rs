@@ -228,7 +228,8 @@ impl Findings for Report {
     fn is_good(&self) -> bool {
         self.bad == 0
             && self.reads > 0
-            && self.kept == 60
+            // The layers are watched one by one: whose deletion is seen first is a matter of chance.
+            && [60, 200].contains(&self.kept)
             && self.rejected.len() == 2
             && self.raised == OPERATORS * STEPS
     }

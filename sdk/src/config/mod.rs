@@ -32,6 +32,10 @@
 //! What is named later lies on top. Maps are put together name by name; a value or a list replaces
 //! what lies below it. A layer whose key does not exist has nothing to say.
 //!
+//! Each layer is watched by itself. Where several of them change at once, be it in one transaction,
+//! readers may see the change of one for a moment without that of the other; what has to change
+//! together belongs into one document, or one folder.
+//!
 //! - [`defaults`](Settings::defaults) come from the program.
 //! - [`key`](Settings::key) is one document: JSON, or what a [codec](Settings::codec) reads.
 //! - [`tree`](Settings::tree) is all keys below a folder, nested by `/`. Each value is read as what
