@@ -158,12 +158,13 @@ impl Estimate {
             return None;
         }
         let [a, b, c, d, e, f, g, h] = word.to_be_bytes();
-        let signed = f32::from_bits(u32::from_be_bytes([a, b, c, d & !3]));
+        let value = u32::from_be_bytes([a, b, c, d]);
+        let signed = f32::from_bits(value & !DOUBLINGS);
         Some(Self {
             seconds: signed.abs(),
             at: Tick::from_bits(u32::from_be_bytes([e, f, g, h])),
             penalty: signed.is_sign_negative(),
-            doublings: d & 3,
+            doublings: u8::try_from(value & DOUBLINGS).unwrap_or(MOST_DOUBLINGS),
         })
     }
 
