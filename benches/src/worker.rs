@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -136,6 +136,18 @@ where
         println!("{}", serde_json::to_string(&sample)?);
     }
     Ok(())
+}
+
+/// How a program of these ends; what has failed is said on standard error.
+#[must_use]
+pub fn ended(done: &Outcome<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Ends when the person or the system wants the program to end, so that what it started ends too.

@@ -85,13 +85,7 @@ pub async fn main() -> ExitCode {
             () = worker::asked_to_end() => Err("interrupted".into()),
         },
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::FAILURE
-        }
-    }
+    worker::ended(&done)
 }
 
 async fn measure(job: Job) -> Outcome<Option<Sample>> {

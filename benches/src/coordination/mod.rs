@@ -71,13 +71,7 @@ pub async fn main() -> ExitCode {
             () = worker::asked_to_end() => Err("interrupted".into()),
         },
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::FAILURE
-        }
-    }
+    worker::ended(&done)
 }
 
 /// Measures one contender; a bench that talks in lines of its own returns nothing.
