@@ -9,6 +9,7 @@ mod consul {
     use support::consul::{Agent, Cluster};
     use support::http;
     use support::proxy::Proxy;
+    use tokio::task::JoinSet;
     use tokio::time::{Instant, timeout};
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,6 +74,47 @@ mod consul {
         until_status(&mut watch, Status::is_live).await;
         put(&client, "after").await;
         until(&mut watch, b"after").await;
+    }
+
+    /// A server that has just become leader answers before it has read its log back: for half a
+    /// second, after eight thousand writes, it said that there was nothing.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_that_reads_back_a_long_log_takes_nothing_from_a_watch() {
+        const WRITES: usize = 4_000;
+        let mut agent = Agent::options().server().start().await;
+        let client = client(agent.http_url());
+        let mut writing = JoinSet::new();
+        for writer in 0..8 {
+            let client = client.clone();
+            writing.spawn(async move {
+                for number in 0..WRITES / 8 {
+                    let put = client.kv().put(format!("log/{writer}/{number}"), "x");
+                    put.await.expect("a server that leads");
+                }
+            });
+        }
+        writing.join_all().await;
+        // The last of all, so that it is read back last.
+        let mut watch = watching(&client).await;
+        let mut seen = watch.clone();
+        let looking = async {
+            loop {
+                let snapshot = seen.changed().await.expect("the runtime lives");
+                assert!(!snapshot.is_empty(), "emptied: {seen:?}");
+            }
+        };
+        let crash = async {
+            agent.kill();
+            until_status(&mut watch, |status| matches!(status, Status::Stale(_))).await;
+            agent.restart_with_data().await;
+            until_status(&mut watch, Status::is_live).await;
+            put(&client, "after").await;
+            until(&mut watch, b"after").await;
+        };
+        tokio::select! {
+            () = looking => {}
+            () = crash => {}
+        }
     }
 
     #[tokio::test]

@@ -23,8 +23,9 @@ pub type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Consistency {
-    /// The leader, under its lease; for a moment after an election a deposed one. Consul's default,
-    /// unless the agent is configured with `discovery_max_stale`.
+    /// The leader, under its lease; for a moment after an election a deposed one, or a new one that
+    /// has not read its log back and knows less than it will. Consul's default, unless the agent is
+    /// configured with `discovery_max_stale`.
     #[default]
     Default,
     /// Any server, even without a leader; how stale is told by
@@ -305,20 +306,26 @@ impl<E> Read<E> {
 
     /// The same of another server.
     pub(crate) fn assemble_for(&self, consistency: Consistency) -> Result<Call> {
-        if let Some(err) = &self.wrong {
-            return Err(err.clone());
-        }
         if consistency == Consistency::Consistent && self.cached.is_some() {
             return Err(Error::invalid(
                 "a consistent read cannot be answered from the cache; leave one of them out",
             ));
         }
-        let mut call = self.call.clone();
-        consistency.ask(&mut call.target);
+        let mut call = self.assemble_uncached(consistency)?;
         if let Some(cached) = self.cached {
             call.target.flag("cached");
             call.cache_control = cached.header();
         }
+        Ok(call)
+    }
+
+    /// The same of a server, whatever the agent's cache may answer.
+    pub(crate) fn assemble_uncached(&self, consistency: Consistency) -> Result<Call> {
+        if let Some(err) = &self.wrong {
+            return Err(err.clone());
+        }
+        let mut call = self.call.clone();
+        consistency.ask(&mut call.target);
         Ok(call)
     }
 }

@@ -54,8 +54,11 @@ impl<T> State<T> {
 pub(super) struct Question {
     pub(super) client: Client,
     pub(super) call: Call,
-    /// The same call of the leader, where any server may answer and may be too far behind.
+    /// The same call of a leader that has made sure of being it: `consistent` waits until a new
+    /// one has read its log back. None where each answer is of that kind.
     pub(super) of_leader: Option<Call>,
+    /// Whether a server far behind its leader may not answer.
+    pub(super) minds_age: bool,
 }
 
 /// How an answer is turned into elements.
@@ -161,15 +164,18 @@ impl<T: Watched> Engine<T> {
         match step {
             Step::Reread => return Ok(()),
             Step::Unchanged => {}
-            Step::Look => {
-                // How far behind a server is matters for what it says, not for its silence.
-                let behind = meta.last_contact().is_some_and(|ago| ago > MAX_STALENESS);
-                let (raw, meta) = match &self.question.of_leader {
-                    Some(call) if behind => self.ask_leader(call.clone(), raw, meta).await?,
-                    _ => (raw, meta),
+            // What is known stays if there is no leader to ask.
+            Step::Doubt => {
+                let (raw, meta) = match self.question.of_leader.clone() {
+                    Some(call) => self.ask_leader(call).await?,
+                    None => {
+                        self.cursor.believe(meta.index());
+                        (raw, meta)
+                    }
                 };
                 self.take_in(&raw, meta)?;
             }
+            Step::Look => self.look(raw, meta).await?,
         }
         self.wait = WAIT;
         self.backoff.reset();
@@ -177,23 +183,32 @@ impl<T: Watched> Engine<T> {
         Ok(())
     }
 
-    /// Asks the leader for what a server far behind it has just answered.
-    ///
-    /// While there is no leader, the late answer is better than none; that it is late is told.
-    async fn ask_leader(&mut self, call: Call, late: Raw, meta: Meta) -> Result<(Raw, Meta)> {
-        let asked = self.question.client.send(call).await;
-        match asked.and_then(|raw| self.acceptable(raw)) {
-            Ok(raw) => {
-                let meta = raw.meta();
-                self.cursor.reset();
-                self.cursor.advance(meta.index(), Duration::ZERO, self.wait);
-                Ok((raw, meta))
-            }
+    /// Takes in an answer, unless its server is far behind: then the leader's.
+    async fn look(&mut self, raw: Raw, meta: Meta) -> Result<()> {
+        // How far behind a server is matters for what it says, not for its silence.
+        let behind = meta.last_contact().is_some_and(|ago| ago > MAX_STALENESS);
+        let call = self.question.of_leader.clone();
+        let Some(call) = call.filter(|_| behind && self.question.minds_age) else {
+            return self.take_in(&raw, meta);
+        };
+        match self.ask_leader(call).await {
+            Ok((raw, meta)) => self.take_in(&raw, meta),
+            // While there is no leader, the late answer is better than none; that it is late is
+            // told.
             Err(err) => {
-                self.take_in(&late, meta)?;
+                self.take_in(&raw, meta)?;
                 Err(err)
             }
         }
+    }
+
+    /// Asks the leader for what another server, or one that has just become it, has answered.
+    async fn ask_leader(&mut self, call: Call) -> Result<(Raw, Meta)> {
+        let raw = self.question.client.send(call).await?;
+        let raw = self.acceptable(raw)?;
+        let meta = raw.meta();
+        self.cursor.believe(meta.index());
+        Ok((raw, meta))
     }
 
     /// A good answer, or the 404 by which Consul says that a key does not exist.

@@ -62,6 +62,10 @@ pub trait Watchable: Endpoint {
     #[doc(hidden)]
     const ABSENT_IS_EMPTY: bool = false;
 
+    /// Whether a lower index means that the servers lost something, or have not read it back yet.
+    #[doc(hidden)]
+    const INDEX_IS_ORDERED: bool = true;
+
     /// Which elements of the answer were asked for, where an agent may answer with others.
     #[doc(hidden)]
     #[must_use]
@@ -206,6 +210,8 @@ impl Watched for event::Event {
 /// second one; then the list is read at once, once more.
 impl Watchable for event::List {
     type Item = event::Event;
+
+    const INDEX_IS_ORDERED: bool = false;
 }
 
 impl Watched for coordinate::NodeCoordinate {

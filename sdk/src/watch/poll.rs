@@ -14,9 +14,9 @@ use super::body::Decoded;
 use super::engine::State;
 use super::reader::Watch;
 use super::snapshot::{Content, Outage, Status};
-use crate::api::Read;
 use crate::api::health::ServiceEntry;
 use crate::api::query::Execute;
+use crate::api::{Consistency, Read};
 use crate::client::{Call, Client};
 use crate::error::{Error, Result};
 use crate::proto::backoff::Backoff;
@@ -61,6 +61,7 @@ impl Read<Execute> {
             )));
         }
         let call = self.assemble()?;
+        let confirmed = self.assemble_uncached(Consistency::Consistent)?;
         let about = format!("{} every {interval:?}", call.target.as_str());
         let client = self.client.clone();
         Watch::run_by(&self.client, &about, |state| {
@@ -68,6 +69,7 @@ impl Read<Execute> {
                 keeps_order: call.target.has("near"),
                 client,
                 call,
+                confirmed,
                 interval,
                 state,
                 decoded: Decoded::new(),
@@ -81,6 +83,9 @@ impl Read<Execute> {
 struct Poller {
     client: Client,
     call: Call,
+    /// The same of a leader that has read its log back, for the first answer after a failure: a
+    /// server that has just become it finds nothing before that.
+    confirmed: Call,
     interval: Duration,
     keeps_order: bool,
     state: watch::Sender<State<ServiceEntry>>,
@@ -116,7 +121,13 @@ impl Poller {
             #[serde(borrow, rename = "Nodes")]
             nodes: Option<&'a RawValue>,
         }
-        let raw = self.client.send(self.call.clone()).await?.good()?;
+        let was_away = matches!(self.state.borrow().status, Status::Stale(_));
+        let call = if was_away {
+            &self.confirmed
+        } else {
+            &self.call
+        };
+        let raw = self.client.send(call.clone()).await?.good()?;
         let meta = raw.meta();
         let found: Found<'_> =
             serde_json::from_slice(&raw.body).map_err(|err| raw.unexpected(err))?;

@@ -56,13 +56,15 @@ impl<T: Watched> Watch<T> {
         let runtime = Handle::try_current().map_err(|_| {
             Error::new(ErrorKind::NoRuntime).context("a watch runs as a task: open it inside one")
         })?;
-        let of_leader = read.assemble()?;
-        let (call, of_leader) = if read.says_who_answers() {
-            (of_leader, None)
+        let minds_age = !read.says_who_answers();
+        let call = if minds_age {
+            read.assemble_for(Consistency::Stale)?
         } else {
-            let stale = read.assemble_for(Consistency::Stale)?;
-            (stale, Some(of_leader))
+            read.assemble()?
         };
+        let of_leader = read.assemble_uncached(Consistency::Consistent)?;
+        let is_other = E::INDEX_IS_ORDERED && of_leader.target.as_str() != call.target.as_str();
+        let of_leader = is_other.then_some(of_leader);
         let key = call.target.as_str().to_owned();
         let selects = E::selects(&Asked(&call.target));
         let about = match read.client.datacenter() {
@@ -78,6 +80,7 @@ impl<T: Watched> Watch<T> {
                 client: read.client,
                 call,
                 of_leader,
+                minds_age,
             };
             let worker = Worker::spawn(&runtime, |stop| engine::run::<E>(question, sender, stop));
             Ok(Arc::new(Shared {
