@@ -12,7 +12,7 @@ use lictor::api::health::{ServiceEntry, Status as Health};
 use lictor::ident::Datacenter;
 use lictor::watch::{self, Watch};
 use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::place::{Nearness, Place};
 use super::{Source, Status};
@@ -21,6 +21,9 @@ use crate::error::Error;
 
 /// How long an answer without instances is not believed.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// For how many graces after an outage health is doubted, too.
+const GRACES_AFTER_OUTAGE: u32 = 10;
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
@@ -75,9 +78,14 @@ pub struct HealthSource {
     skipped: usize,
     /// If a smaller share of the instances is well, those that are critical are told, too.
     least_well: f64,
-    /// How long an answer without instances is not believed, and until when the present one is not.
+    /// How long an answer without instances is not believed.
     grace: Duration,
-    doubt: Option<Pin<Box<Sleep>>>,
+    /// Since when there are none.
+    none_since: Option<Instant>,
+    /// When the watch was last seen to be out of date.
+    was_stale: Option<Instant>,
+    /// When the present answer is to be read again, because it is not believed as it is.
+    review: Option<Pin<Box<Sleep>>>,
     /// A stream that has ended must not be polled again.
     ended: bool,
 }
@@ -94,7 +102,9 @@ impl HealthSource {
             skipped: 0,
             least_well: 0.0,
             grace: GRACE,
-            doubt: None,
+            none_since: None,
+            was_stale: None,
+            review: None,
             ended: false,
         }
     }
@@ -173,24 +183,51 @@ impl HealthSource {
     ///
     /// A registration that heals itself is back within a fraction of a second after the agent has
     /// lost it, and calls need not fail meanwhile. Who listed instances before and lists none for so
-    /// long is believed; instances that are listed and critical are believed to be at once. 0 to
-    /// one day, what is above counts as a day; default 1 s. With 0 the first answer is believed.
+    /// long is believed.
+    ///
+    /// Instances that are listed and critical are believed to be at once, except soon after an
+    /// outage of the watch: an agent that was away for longer than their TTL calls all of its
+    /// services critical until each has sent its next heartbeat. Until ten times the grace after an
+    /// outage those who were called before stay as a last resort.
+    ///
+    /// 0 to one day, what is above counts as a day; default 1 s. With 0 each answer is believed.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace.min(DAY);
         self
     }
 
-    /// Whether an answer is to be doubted: it lists nobody, and somebody was there.
-    fn is_doubtful(&self, listed: usize) -> bool {
-        let had = self.told.as_ref().is_some_and(|told| !told.is_empty());
+    /// Takes in what the watch says, and tells what follows from it, if that is anything new.
+    fn take(&mut self, entries: &[Arc<ServiceEntry>]) -> Option<EndpointSet> {
         // Outside of a runtime there is no clock to wait by.
-        had && listed == 0 && !self.grace.is_zero() && Handle::try_current().is_ok()
+        let doubts = !self.grace.is_zero() && Handle::try_current().is_ok();
+        let now = doubts.then(Instant::now);
+        let settled = now.and_then(|now| {
+            let settled = self.was_stale? + self.grace * GRACES_AFTER_OUTAGE;
+            (settled > now).then_some(settled)
+        });
+        let set = self.read(entries, settled.is_some());
+        let is_known = self.told.as_ref().is_some_and(|told| !told.is_empty());
+        let none_until = now.filter(|_| entries.is_empty() && is_known).map(|now| {
+            let since = *self.none_since.get_or_insert(now);
+            let until = since + self.grace;
+            settled.map_or(until, |settled| settled.max(until))
+        });
+        if !entries.is_empty() {
+            self.none_since = None;
+        }
+        let none_until = none_until.filter(|until| now.is_some_and(|now| *until > now));
+        let keeps = set.iter().any(|endpoint| endpoint.is_last_resort());
+        let again_at = none_until.or(settled.filter(|_| keeps));
+        self.review = again_at.map(|at| Box::pin(sleep_until(at)));
+        match none_until {
+            Some(_) => None,
+            None => self.tell(set, entries.len()),
+        }
     }
 
     /// Tells a set, if it is another than the one before.
     fn tell(&mut self, set: EndpointSet, listed: usize) -> Option<EndpointSet> {
-        self.doubt = None;
         // What changed may not matter for calls: the output of a check, a tag.
         if self.told.as_ref() == Some(&set) {
             return None;
@@ -209,8 +246,9 @@ impl HealthSource {
         Some(set)
     }
 
-    /// The endpoints of these instances, those that were told before shared with that set.
-    fn read(&mut self, entries: &[Arc<ServiceEntry>]) -> EndpointSet {
+    /// The endpoints of these instances, those that were told before shared with that set; if
+    /// `keeps`, with those of them that are critical now.
+    fn read(&mut self, entries: &[Arc<ServiceEntry>], keeps: bool) -> EndpointSet {
         let mut skipped = 0;
         let mut example = None;
         let mut endpoints = Vec::with_capacity(entries.len());
@@ -239,7 +277,13 @@ impl HealthSource {
             tracing::warn!(name, skipped, id, %why, "instances name nobody to call");
         }
         self.skipped = skipped;
-        if are_needed(endpoints.len(), critical.len(), self.least_well) {
+        let all = are_needed(endpoints.len(), critical.len(), self.least_well);
+        if all || keeps {
+            let told = |endpoint: &Endpoint| {
+                let told = self.told.as_ref();
+                told.is_some_and(|told| told.get(endpoint.target()).is_some())
+            };
+            critical.retain(|endpoint| all || told(endpoint));
             let far = farthest(&endpoints);
             let resort = critical
                 .into_iter()
@@ -289,29 +333,29 @@ impl Stream for HealthSource {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EndpointSet>> {
         let this = &mut *self;
+        if matches!(this.watch.status(), watch::Status::Stale(_)) {
+            this.was_stale = Some(Instant::now());
+        }
         while !this.ended {
             match Pin::new(&mut this.watch).poll_next(cx) {
                 Poll::Pending => break,
                 Poll::Ready(None) => this.ended = true,
                 Poll::Ready(Some(snapshot)) => {
-                    let set = this.read(&snapshot);
-                    if this.is_doubtful(snapshot.len()) {
-                        let over = || Box::pin(sleep(this.grace));
-                        this.doubt.get_or_insert_with(over);
-                    } else if let Some(set) = this.tell(set, snapshot.len()) {
+                    if let Some(set) = this.take(&snapshot) {
                         return Poll::Ready(Some(set));
                     }
                 }
             }
         }
-        if this.ended {
-            this.doubt = None;
-        }
-        let doubt = this.doubt.as_mut();
-        if doubt.is_some_and(|doubt| doubt.as_mut().poll(cx).is_ready())
-            && let Some(set) = this.tell(EndpointSet::empty(), 0)
+        while !this.ended
+            && let Some(review) = this.review.as_mut()
+            && review.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Some(set));
+            this.review = None;
+            let latest = this.watch.latest();
+            if let Some(set) = latest.and_then(|latest| this.take(&latest)) {
+                return Poll::Ready(Some(set));
+            }
         }
         // A watch only ends with the runtime it runs in; the last set stays in force.
         Poll::Pending

@@ -100,7 +100,7 @@ mod grace {
 
     use lictor::Client;
     use lictor::api::agent::{CheckDefinition, ServiceDefinition};
-    use lictor::embedded::Agent;
+    use lictor::embedded::{Agent, Fault};
     use tokio::time::{Instant, timeout};
 
     use super::*;
@@ -185,6 +185,59 @@ mod grace {
         check.await.unwrap();
         assert!(next(&mut source).await.is_empty());
         assert!(start.elapsed() < Duration::from_millis(500));
+    }
+
+    /// The agent is away for longer than the TTL, and then calls all critical.
+    async fn away_and_critical(agent: &Agent, client: &Client, source: &mut HealthSource) {
+        agent.inject(Fault::disconnect());
+        // The query under way is answered, and is the last one.
+        let nothing = timeout(Duration::from_secs(59), next(source)).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+        let nothing = timeout(Duration::from_secs(20), next(source)).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+        assert!(matches!(source.status(), Status::Stale { .. }));
+        agent.clear_faults();
+        let check = client
+            .agent()
+            .update_check("service:web-1", Health::Critical, "TTL expired");
+        check.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_critical_soon_after_an_outage_is_a_last_resort_for_a_while() {
+        let (agent, client, mut source) = known().await;
+        away_and_critical(&agent, &client, &mut source).await;
+        let start = Instant::now();
+        let set = poll_fn(|cx| Pin::new(&mut source).poll_next(cx)).await;
+        let set = set.unwrap();
+        assert_eq!(set.len(), 1);
+        assert!(set.iter().all(|endpoint| endpoint.is_last_resort()));
+        // Nobody has sent a heartbeat: it is true.
+        assert!(next(&mut source).await.is_empty());
+        let lasted = start.elapsed().as_secs_f64();
+        assert!((8.0..12.0).contains(&lasted), "{lasted}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_a_heartbeat_after_an_outage_was_never_gone() {
+        let (agent, client, mut source) = known().await;
+        away_and_critical(&agent, &client, &mut source).await;
+        assert_eq!(next(&mut source).await, [80]);
+        let check = client
+            .agent()
+            .update_check("service:web-1", Health::Passing, "back");
+        check.await.unwrap();
+        assert_eq!(next(&mut source).await, [80]);
+        let more = timeout(Duration::from_secs(30), next(&mut source)).await;
+        assert!(more.is_err(), "{more:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_grace_health_is_believed_after_an_outage_too() {
+        let (agent, client, source) = known().await;
+        let mut source = source.grace(Duration::ZERO);
+        away_and_critical(&agent, &client, &mut source).await;
+        assert!(next(&mut source).await.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
