@@ -1,6 +1,5 @@
 //! The task that turns endpoint sets into snapshots: one per service, the only writer.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -74,7 +73,8 @@ where
         gauges: Gauges::new(Arc::clone(telemetry)),
         loads: Loads::default(),
         ward,
-        members: HashMap::new(),
+        members: Vec::new(),
+        followed: EndpointSet::empty(),
         seats: Vec::new(),
         outdated: Vec::new(),
         growing: false,
@@ -101,8 +101,12 @@ struct Driver<S: Backend, F> {
     guard: Guard,
     gauges: Gauges,
     loads: Loads,
-    members: HashMap<Target, Member<S>>,
-    /// The members in the order of their set.
+    /// In the order of their targets, as sets are: what is the same is found without a table, which
+    /// would have to be built anew now and then, for several milliseconds at ten thousand.
+    members: Vec<Member<S>>,
+    /// The set that was followed last. Held so that its source does not free it in one go.
+    followed: EndpointSet,
+    /// The places of the members, in the same order.
     seats: Vec<Seat<S>>,
     /// Snapshots that handles may read still. Held so that none is freed by a pick: of ten
     /// thousand endpoints that takes a millisecond.
@@ -123,8 +127,6 @@ struct Member<S> {
     hash: u64,
     /// When it joined others, if its share is growing.
     joined: Option<Tick>,
-    /// The number of the last set that had it.
-    seen: u64,
 }
 
 impl<S, F> Driver<S, F>
@@ -146,7 +148,6 @@ where
         let ward = Arc::clone(&self.ward);
         let mut quiet_until = Instant::now();
         let mut ended = false;
-        let mut round = 0;
         loop {
             tokio::select! {
                 biased;
@@ -154,11 +155,10 @@ where
                 set = newest(source.as_mut()), if !ended => match set {
                     Newest { set: Some(set), over } => {
                         ended = over;
-                        round += 1;
-                        if self.follow(&set, round).await.is_none() {
+                        if self.follow(&set).await.is_none() {
                             return;
                         }
-                        let_go(set).await;
+                        let_go(std::mem::replace(&mut self.followed, set)).await;
                     }
                     Newest { set: None, .. } => {
                         tracing::debug!("the source of endpoints has ended, the set stays");
@@ -171,7 +171,7 @@ where
                     }
                 }
                 _ = ageing.tick() => {
-                    if self.age().is_none() {
+                    if self.age().await.is_none() {
                         return;
                     }
                 }
@@ -182,8 +182,7 @@ where
                     quiet_until = Instant::now() + sweep::LEAST_APART;
                 }
                 _ = sweeping.tick() => {
-                    round += 1;
-                    if self.sweep().await.is_none() || self.expire(round).await.is_none() {
+                    if self.sweep().await.is_none() || self.expire().await.is_none() {
                         return;
                     }
                     self.forget().await;
@@ -193,17 +192,17 @@ where
     }
 
     /// Takes a set from the source. None if nobody is left to publish it to.
-    async fn follow(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
+    async fn follow(&mut self, set: &EndpointSet) -> Option<()> {
         let now = self.balance.upgrade()?.now();
         self.guard.note(set, now);
-        self.apply(&self.guard.complete(set), round).await
+        self.apply(&self.guard.complete(set)).await
     }
 
     /// Lets those leave whose time is over.
-    async fn expire(&mut self, round: u64) -> Option<()> {
+    async fn expire(&mut self) -> Option<()> {
         let now = self.balance.upgrade()?.now();
         match self.guard.expire(now) {
-            Some(set) => self.apply(&set, round).await,
+            Some(set) => self.apply(&set).await,
             None => Some(()),
         }
     }
@@ -211,7 +210,7 @@ where
     /// Publishes a set. None if nobody is left to publish it to.
     ///
     /// Others get their turn now and then: where there is one thread, requests wait for it.
-    async fn apply(&mut self, set: &EndpointSet, round: u64) -> Option<()> {
+    async fn apply(&mut self, set: &EndpointSet) -> Option<()> {
         let balance = self.balance.upgrade()?;
         let now = balance.now();
         let used = match self.rules.subset {
@@ -220,21 +219,32 @@ where
         };
         let mut pace = Pace::default();
         // Where all are new there is nobody who could do their work meanwhile.
-        let mut others = false;
-        if !self.rules.slow_start.is_zero() {
-            for endpoint in &used {
-                others = self.members.contains_key(endpoint.target());
-                if others {
-                    break;
-                }
-                pace.step().await;
-            }
-        }
+        let others =
+            !self.rules.slow_start.is_zero() && has_any(&self.members, &used, &mut pace).await;
         let joined = others.then_some(now);
+        pace.list(used.len()).await;
+        let mut former = std::mem::take(&mut self.members).into_iter().peekable();
+        let mut left = Vec::new();
+        self.members.reserve_exact(used.len());
         let mut seats = Vec::with_capacity(used.len());
         for endpoint in used {
-            seats.push(self.admit(endpoint, round, joined, balance.telemetry.service()));
+            let target = endpoint.target();
+            while let Some(gone) = former.next_if(|member| member.target() < target) {
+                left.push(gone.candidate);
+                pace.step().await;
+            }
+            let member = match former.next_if(|member| member.target() == target) {
+                Some(member) => member,
+                None => self.admit(target, joined, balance.telemetry.service()),
+            };
+            member.candidate.backend().follow(endpoint);
+            seats.push(member.seat(endpoint));
+            self.members.push(member);
             pace.long_step().await;
+        }
+        for gone in former {
+            left.push(gone.candidate);
+            pace.step().await;
         }
         let former = std::mem::replace(&mut self.seats, seats);
         pace.free(former).await;
@@ -245,12 +255,11 @@ where
         }
         // Out of rotation first, then retired: whoever picks now finds the new set, and whoever
         // picked before finds its request refused unsent by the retired backend.
-        let left = self.members.extract_if(|_, member| member.seen != round);
-        for (target, member) in left {
-            let service = balance.telemetry.service();
+        for candidate in left {
+            let (service, target) = (balance.telemetry.service(), candidate.target());
             tracing::debug!(service, %target, "endpoint has left");
-            member.candidate.backend().retire();
-            balance.part(member.candidate);
+            candidate.backend().retire();
+            balance.part(candidate);
             pace.long_step().await;
         }
         self.forget().await;
@@ -289,7 +298,7 @@ where
         for seat in &mut self.seats {
             seat.joined = seat.joined.filter(growing);
         }
-        for member in self.members.values_mut() {
+        for member in &mut self.members {
             member.joined = member.joined.filter(growing);
         }
         self.arrange(balance, now).await;
@@ -350,28 +359,18 @@ where
         }
     }
 
-    fn age(&self) -> Option<()> {
+    async fn age(&mut self) -> Option<()> {
         let now = self.balance.upgrade()?.now();
-        for member in self.members.values() {
-            member.candidate.age(now);
-            member.candidate.backend().age();
+        let mut pace = Pace::default();
+        for seat in &self.seats {
+            seat.candidate.age(now);
+            seat.candidate.backend().age();
+            pace.long_step().await;
         }
         Some(())
     }
 
-    fn admit(
-        &mut self,
-        endpoint: &Endpoint,
-        round: u64,
-        joined: Option<Tick>,
-        service: Option<&str>,
-    ) -> Seat<S> {
-        let target = endpoint.target();
-        if let Some(member) = self.members.get_mut(target) {
-            member.seen = round;
-            member.candidate.backend().follow(endpoint);
-            return member.seat(endpoint);
-        }
+    fn admit(&mut self, target: &Target, joined: Option<Tick>, service: Option<&str>) -> Member<S> {
         tracing::debug!(service, %target, "endpoint has joined");
         self.next_id = self.next_id.wrapping_add(1);
         let backend = (self.make)(target);
@@ -379,21 +378,20 @@ where
             .among(self.crowd.clone())
             .under(Arc::clone(&self.ward));
         let candidate = Arc::new(candidate);
-        candidate.backend().follow(endpoint);
         self.newcomers.push(Arc::clone(&candidate));
-        let member = Member {
+        Member {
             candidate,
             hash: hash::of_target(target),
             joined,
-            seen: round,
-        };
-        let seat = member.seat(endpoint);
-        self.members.insert(target.clone(), member);
-        seat
+        }
     }
 }
 
 impl<S> Member<S> {
+    fn target(&self) -> &Target {
+        self.candidate.target()
+    }
+
     fn seat(&self, endpoint: &Endpoint) -> Seat<S> {
         Seat {
             candidate: Arc::clone(&self.candidate),
@@ -403,6 +401,22 @@ impl<S> Member<S> {
             joined: self.joined,
         }
     }
+}
+
+/// Whether any of these endpoints is a member; both are in order.
+async fn has_any<S>(members: &[Member<S>], endpoints: &[&Arc<Endpoint>], pace: &mut Pace) -> bool {
+    let mut members = members.iter().map(Member::target).peekable();
+    for endpoint in endpoints {
+        let target = endpoint.target();
+        while members.next_if(|member| *member < target).is_some() {
+            pace.step().await;
+        }
+        if members.peek() == Some(&target) {
+            return true;
+        }
+        pace.step().await;
+    }
+    false
 }
 
 /// Frees a set in pieces, if nobody else has it.
@@ -416,6 +430,9 @@ async fn let_go(mut set: EndpointSet) {
             pace.long_step().await;
         }
     }
+    let len = set.len();
+    drop(set);
+    pace.list(len).await;
 }
 
 /// Waits for news of an endpoint, but not before a time.
