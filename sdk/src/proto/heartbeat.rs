@@ -44,6 +44,11 @@ impl Heartbeat {
         self.due = self.due.min(now);
     }
 
+    /// Makes the next one due no sooner than `soonest`: nobody is there to take it.
+    pub(crate) fn defer(&mut self, soonest: Instant) {
+        self.due = self.due.max(soonest);
+    }
+
     /// How long to wait for an answer before it is sent again.
     ///
     /// An agent without a leader holds an update that changes something for 7 s (measured), but

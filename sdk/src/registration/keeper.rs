@@ -10,6 +10,7 @@ mod outcomes;
 mod twins;
 
 use super::badge::{Badges, Worn};
+use super::crowd::{Crowd, Member};
 use super::desired::{Beat, Desired};
 use super::gate::Turn;
 use super::history::{Happening, Log};
@@ -49,6 +50,7 @@ pub(super) struct Terms {
 /// heartbeats, and one long poll on the agent's own copy of the service. None waits for another.
 pub(super) struct Keeper {
     client: Client,
+    member: Member,
     desired: Desired,
     /// What the guard asks for.
     definition: Arc<Definition>,
@@ -142,7 +144,7 @@ const CALM: Duration = Duration::from_secs(10);
 
 impl Keeper {
     pub(super) fn new(
-        client: Client,
+        (client, member): (Client, Member),
         desired: Desired,
         (definition, badges): (Arc<Definition>, Badges),
         probed: Option<Probed>,
@@ -153,6 +155,7 @@ impl Keeper {
         Self {
             beats: desired.beats(now),
             client,
+            member,
             desired,
             definition,
             worn: badges.follow(),
@@ -261,7 +264,7 @@ impl Keeper {
             probed(&mut self.probed).await;
             self.desired.probed = verdict(&mut self.probed);
         }
-        let registered = work::register(self.client.clone(), self.desired.clone()).await;
+        let registered = in_turn(self.member.crowd(), self.register()).await;
         registered.result?;
         self.desired.boot = registered.boot;
         self.accepted = Some(self.desired.definition.clone());
@@ -269,7 +272,8 @@ impl Keeper {
         self.token = registered.token;
         // A check of an earlier incarnation keeps its status when it is registered again.
         let all = self.to_beat(|_| true);
-        let beaten = work::beat(self.client.clone(), self.said, all).await;
+        let crowd = self.member.crowd();
+        let beaten = work::beat((self.client.clone(), crowd), self.said, all).await;
         for (check, sent, result) in beaten.all {
             result?;
             self.rhythm(&check, |rhythm| rhythm.taken(sent, rand::random()));
@@ -319,6 +323,7 @@ impl Keeper {
                 done = self.changing.done() => self.changed(done),
                 done = self.beating.done() => self.beaten(done),
                 seen = self.looking.done() => self.seen(seen),
+                () = self.member.back() => self.agent_is_back(),
                 () = tokio::time::sleep_until(wake) => {}
             }
             self.notice_lag(wake);
@@ -384,7 +389,7 @@ impl Keeper {
                     .start(async move { Changed::Maintained(maintain.await, former, reply) });
             } else if self.register_at.is_some_and(|at| at <= now) {
                 self.register_at = None;
-                let register = work::register(self.client.clone(), self.desired.clone());
+                let register = in_turn(self.member.crowd(), self.register());
                 self.changing
                     .start(async move { Changed::Registered(register.await) });
             }
@@ -392,8 +397,8 @@ impl Keeper {
         if self.beating.is_empty() && !renewing && !self.yielded {
             let due = self.to_beat(|beat| beat.rhythm.due() <= now);
             if !due.is_empty() {
-                self.beating
-                    .start(work::beat(self.client.clone(), self.said, due));
+                let by = (self.client.clone(), self.member.crowd());
+                self.beating.start(work::beat(by, self.said, due));
             }
         }
         if self.looking.is_empty() && self.look_at <= now {
@@ -403,10 +408,17 @@ impl Keeper {
                 let ttl = self.beats.iter().map(|beat| beat.rhythm.ttl()).min();
                 self.looking
                     .start(work::look_at_theirs(client, id, hash, ttl));
-            } else {
+            } else if self.member.has_place() {
                 self.looking.start(work::look_at_ours(client, id, hash));
+            } else {
+                let look = work::look_at_ours(client, id, None);
+                self.looking.start(in_turn(self.member.crowd(), look));
             }
         }
+    }
+
+    fn register(&self) -> impl Future<Output = Registered> + use<> {
+        work::register(self.client.clone(), self.desired.clone())
     }
 
     fn to_beat(&self, which: impl Fn(&Beat) -> bool) -> Vec<ToBeat> {
@@ -506,6 +518,12 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Does it when fewer than some do such a thing.
+async fn in_turn<T>(crowd: Arc<Crowd>, work: impl Future<Output = T>) -> T {
+    let _turn = crowd.turn().await;
+    work.await
 }
 
 /// Whether a registration that failed so may be taken later.

@@ -69,10 +69,10 @@ pub enum OnConflict {
     YieldToNewer,
     /// Takes it back, ever more slowly if the other one does so, too.
     Reassert,
-    /// Lets go at once, until the ID is free again.
+    /// Lets go at once, until the ID is free again. The other one does not learn of it.
     Yield,
     /// Ends the registration, which leaves the other's alone: [`Registration::close`](super::Registration::close)
-    /// gives the error.
+    /// gives the error. The other one does not learn of it.
     Fail,
 }
 

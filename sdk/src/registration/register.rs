@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::badge::Badges;
+use super::crowd::{Crowd, Member};
 use super::desired::{Desired, chosen};
 use super::gate::{NOT_READY, Turn};
 use super::history::Log;
@@ -191,7 +192,16 @@ impl Register {
             on_conflict,
             starts_anyway,
         };
-        let keeper = Keeper::new(client.clone(), desired, known, probed, terms, (state, log));
+        let member = Member::of(Crowd::of(&client)?);
+        let client_and_crowd = (client.clone(), member);
+        let keeper = Keeper::new(
+            client_and_crowd,
+            desired,
+            known,
+            probed,
+            terms,
+            (state, log),
+        );
         // The task is there before the first request: who drops this future drops the worker.
         let worker = Worker::spawn(&runtime, |stop| keeper.run(stop, inbox, ready));
         registered.await.map_err(|_| closed(&id))??;

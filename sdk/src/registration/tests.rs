@@ -12,6 +12,7 @@ use crate::api::agent::{AgentService, CheckDefinition};
 use crate::embedded::{Agent, Fault};
 
 mod badges;
+mod crowd;
 mod probes;
 mod trouble;
 mod twins;

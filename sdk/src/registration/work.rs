@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::crowd::Crowd;
 use super::desired::{Desired, Present};
 use super::mark::{Boot, LINEAGE};
 use crate::api::Answer;
@@ -127,8 +128,13 @@ pub(super) struct ToBeat {
 }
 
 /// Sends all at once: none waits for the answer to another.
-pub(super) async fn beat(client: Client, said: u64, beats: Vec<ToBeat>) -> Beaten {
+pub(super) async fn beat(
+    (client, crowd): (Client, Arc<Crowd>),
+    said: u64,
+    beats: Vec<ToBeat>,
+) -> Beaten {
     let agent = client.agent();
+    let crowd = &crowd;
     let mut sent: Vec<_> = beats
         .into_iter()
         .map(|beat| {
@@ -136,6 +142,7 @@ pub(super) async fn beat(client: Client, said: u64, beats: Vec<ToBeat>) -> Beate
                 .update_check(Arc::clone(&beat.check), beat.status, &*beat.output)
                 .timeout(beat.patience);
             Box::pin(async move {
+                let _turn = crowd.turn().await;
                 let sent = Instant::now();
                 (beat.check, sent, update.await)
             })
@@ -258,7 +265,7 @@ pub(super) async fn tidy_up(client: &Client, desired: &Desired) -> Result<Vec<Se
 
 /// How long the agent holds a look at an unchanged service: its state is compared this often even
 /// if nothing happens.
-const LOOK: Duration = Duration::from_secs(60);
+pub(super) const LOOK: Duration = Duration::from_secs(60);
 
 pub(super) async fn maintain(
     client: Client,

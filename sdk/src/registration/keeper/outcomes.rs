@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::registration::State;
 use crate::registration::history::Happening;
 use crate::registration::mark::Boot;
-use crate::registration::work::{Beaten, Looked, Registered};
+use crate::registration::work::{self, Beaten, Looked, Registered};
 
 impl Keeper {
     pub(super) fn changed(&mut self, changed: Changed) {
@@ -133,7 +133,14 @@ impl Keeper {
             match result {
                 Ok(()) => self.rhythm(&check, |rhythm| rhythm.taken(sent, rand::random())),
                 Err(err) => {
-                    self.rhythm(&check, |rhythm| rhythm.failed(now, rand::random()));
+                    let soonest = match err.is_connect() {
+                        true => now + self.a_while(RESTART_LOOK),
+                        false => now,
+                    };
+                    self.rhythm(&check, |rhythm| {
+                        rhythm.failed(now, rand::random());
+                        rhythm.defer(soonest);
+                    });
                     if err.kind() == ErrorKind::UnknownCheck {
                         forgotten = Some(err.clone());
                     }
@@ -157,7 +164,8 @@ impl Keeper {
         if let Some(err) = forgotten {
             self.forgotten(err);
         }
-        if worst.is_none() && self.trouble.beat.is_some() {
+        if worst.is_none() && self.trouble.beat.take().is_some() {
+            self.member.found();
             // The agent is back: look at once at what it remembers, on a fresh connection.
             self.look_from_scratch(now);
         }
@@ -182,9 +190,7 @@ impl Keeper {
                 self.trouble.look = None;
                 self.agent_answers();
                 self.hash = service.content_hash().map(Arc::from);
-                // Each answer is news or comes after a minute, unless something is in between that
-                // does not wait.
-                self.look_at = self.look_pace.take(now);
+                self.look_at = self.next_look(now);
                 let settled = self.changing.is_empty() && self.register_at.is_none();
                 let as_written = self.hash.is_some() && self.hash == self.as_written;
                 if as_written || self.desired.whole().describes(&service) {
@@ -209,10 +215,11 @@ impl Keeper {
                         Duration::from_secs(10)
                     }
                     ErrorKind::RateLimited => Duration::from_secs(5),
-                    ErrorKind::Connect if self.may_be_restarting(now) => {
-                        RESTART_LOOK.mul_f64(0.5 + 0.5 * rand::random::<f64>())
+                    ErrorKind::Connect if self.may_be_restarting(now) => self.a_while(RESTART_LOOK),
+                    _ => {
+                        let pause = self.look_again.next(rand::random());
+                        pause.max(self.a_while(RESTART_LOOK))
                     }
-                    _ => self.look_again.next(rand::random()),
                 };
                 self.look_at = now + pause;
                 self.trouble.look = Some(err);
@@ -222,7 +229,44 @@ impl Keeper {
 
     fn agent_answers(&mut self) {
         self.look_again.reset();
-        self.gone_since = None;
+        if self.gone_since.take().is_some() {
+            self.member.found();
+        }
+    }
+
+    /// Somebody else has found the agent: whoever has failed to reach it tries again.
+    pub(super) fn agent_is_back(&mut self) {
+        let now = Instant::now();
+        if self.trouble.look.is_some() && self.looking.is_empty() {
+            self.look_at = now;
+        }
+        if self.trouble.beat.is_some() {
+            self.hurry(now);
+        }
+        if self
+            .trouble
+            .register
+            .as_ref()
+            .is_some_and(Error::is_connect)
+        {
+            self.register_at = self.register_at.map(|at| at.min(now));
+        }
+    }
+
+    /// A pause, give or take half of it, and the longer the more registrations there are.
+    fn a_while(&self, pause: Duration) -> Duration {
+        let share = 0.5 + 0.5 * rand::random::<f64>();
+        self.member.spread(pause).mul_f64(share)
+    }
+
+    fn next_look(&mut self, now: Instant) -> Instant {
+        if self.hash.is_some() && !self.member.has_place() {
+            // The heartbeats tell sooner if the agent has forgotten it.
+            return now + work::LOOK.mul_f64(0.5 + 0.5 * rand::random::<f64>());
+        }
+        // Each answer is news or comes after a minute, unless something is in between that does not
+        // wait.
+        self.look_pace.take(now)
     }
 
     /// Whether nobody has listened where the agent was for no longer than a restart takes.

@@ -1,5 +1,7 @@
 //! A registration and an agent that breaks at the wrong moment.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
 
 const HEALTH: &str = "/v1/agent/health/";
@@ -291,9 +293,11 @@ async fn a_goodbye_that_fails_tells_what_it_failed_with_last() {
 
 /// An agent in front of which connections may be refused, as where nobody listens.
 #[derive(Clone)]
-struct Refusing {
-    agent: Agent,
-    refuses: watch::Receiver<bool>,
+pub(super) struct Refusing {
+    pub(super) agent: Agent,
+    pub(super) refuses: watch::Receiver<bool>,
+    /// How often somebody has tried.
+    pub(super) tried: Arc<AtomicU64>,
 }
 
 impl tower_service::Service<http::Request<bytes::Bytes>> for Refusing {
@@ -310,6 +314,7 @@ impl tower_service::Service<http::Request<bytes::Bytes>> for Refusing {
     }
 
     fn call(&mut self, request: http::Request<bytes::Bytes>) -> Self::Future {
+        self.tried.fetch_add(1, Ordering::Relaxed);
         let mut refuses = self.refuses.clone();
         let answer = self.agent.call(request);
         Box::pin(async move {
@@ -331,6 +336,7 @@ async fn an_agent_that_restarts_without_its_data_has_the_service_within_a_twenti
     let transport = Refusing {
         agent: agent.clone(),
         refuses,
+        tried: Arc::default(),
     };
     let reaching = Client::builder().transport(transport).build().unwrap();
     let registration = reaching.register(beating()).await.unwrap();

@@ -1,0 +1,89 @@
+//! Many registrations of one client.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::trouble::Refusing;
+use super::*;
+
+struct Crowd {
+    agent: Agent,
+    client: Client,
+    registrations: Vec<Registration>,
+    switch: watch::Sender<bool>,
+    tried: Arc<AtomicU64>,
+}
+
+impl Crowd {
+    async fn of(count: usize, ttl: Duration) -> Self {
+        let agent = Agent::in_memory();
+        let (switch, refuses) = watch::channel(false);
+        let tried = Arc::<AtomicU64>::default();
+        let transport = Refusing {
+            agent: agent.clone(),
+            refuses,
+            tried: Arc::clone(&tried),
+        };
+        let reaching = Client::builder().transport(transport).build().unwrap();
+        let mut registrations = Vec::new();
+        for number in 0..count {
+            let one = ServiceDefinition::new("web").id(format!("web-{number}"));
+            let one = one.check(CheckDefinition::alive_only(ttl));
+            registrations.push(reaching.register(one).await.unwrap());
+        }
+        Self {
+            client: client(&agent),
+            agent,
+            registrations,
+            switch,
+            tried,
+        }
+    }
+
+    async fn passing(&self) -> usize {
+        let passing = self.client.health().service("web").passing();
+        passing.send().await.unwrap().len()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_some_hold_a_query_and_whoever_is_forgotten_comes_back() {
+    let crowd = Crowd::of(100, TTL).await;
+    sleep(Duration::from_secs(90)).await;
+    assert_eq!(crowd.agent.requests().open_queries(), 64);
+    for (number, within) in [(0, Duration::from_millis(50)), (99, TTL / 2)] {
+        let id = format!("web-{number}");
+        crowd.client.agent().deregister(&*id).await.unwrap();
+        let back = async || {
+            let service = crowd.client.agent().service(&*id).await;
+            service.unwrap().into_value().is_some()
+        };
+        let late = eventually(back).await;
+        assert!(late <= within, "{id}: {late:?}");
+    }
+    // A place that is left is taken by somebody else.
+    let mut registrations = crowd.registrations;
+    registrations.remove(1).close().await.unwrap();
+    sleep(Duration::from_secs(90)).await;
+    assert_eq!(crowd.agent.requests().open_queries(), 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_look_for_their_agent_no_more_often_than_a_few_and_are_back_together() {
+    let ttl = Duration::from_secs(30);
+    let away = 15;
+    let mut tries = Vec::new();
+    for count in [16, 400] {
+        let crowd = Crowd::of(count, ttl).await;
+        sleep(Duration::from_secs(20)).await;
+        let before = crowd.tried.load(Ordering::Relaxed);
+        crowd.switch.send_replace(true);
+        sleep(Duration::from_secs(away)).await;
+        tries.push(crowd.tried.load(Ordering::Relaxed) - before);
+        crowd.agent.wipe();
+        crowd.switch.send_replace(false);
+        let late = eventually(async || crowd.passing().await == count).await;
+        assert!(late <= Duration::from_millis(500), "{count}: {late:?}");
+    }
+    // Each of them finds out once for itself.
+    assert!(tries[1] < 2 * tries[0] + 2 * 400, "{tries:?}");
+}
