@@ -1,10 +1,11 @@
 //! A real Consul for the time of a run: one server, not `-dev`, whose answers are pretty-printed.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
@@ -17,7 +18,10 @@ pub struct Consul {
     // Dropped first: the process ends before its data is removed.
     process: Child,
     data: Scratch,
-    http: SocketAddr,
+    program: PathBuf,
+    node: String,
+    /// HTTP, DNS, RPC, and gossip on LAN and WAN.
+    ports: [SocketAddr; 5],
 }
 
 impl Consul {
@@ -37,7 +41,7 @@ impl Consul {
     ///
     /// # Errors
     /// If it does not lead within half a minute.
-    pub async fn start(program: &std::path::Path) -> Outcome<Self> {
+    pub async fn start(program: &Path) -> Outcome<Self> {
         // A free port may be taken by somebody else before Consul binds it, so more than one try.
         let mut failure = None;
         for _ in 0..3 {
@@ -49,49 +53,46 @@ impl Consul {
         Err(failure.unwrap_or_else(|| "Consul does not start".into()))
     }
 
-    async fn attempt(program: &std::path::Path) -> Outcome<Self> {
+    async fn attempt(program: &Path) -> Outcome<Self> {
         let data = Scratch::new("consul")?;
-        let [http, dns, server, lan, wan] = free_ports()?;
+        let ports = free_ports()?;
+        let [http, ..]: [SocketAddr; 5] = ports;
         let node = format!("bench-{}-{}", std::process::id(), http.port());
-        let config = data.path().join("bench.json");
         std::fs::write(
-            &config,
+            data.path().join("bench.json"),
             r#"{"limits":{"http_max_conns_per_client":4096},"performance":{"raft_multiplier":1},
                "disable_update_check":true,"skip_leave_on_interrupt":true}"#,
         )?;
-        let log = std::fs::File::create(data.path().join("log"))?;
-        let process = Command::new(program)
-            .args(["agent", "-server", "-bootstrap-expect=1"])
-            .args([
-                "-bind=127.0.0.1",
-                "-client=127.0.0.1",
-                "-log-level=err",
-                "-grpc-port=-1",
-            ])
-            .arg(format!("-data-dir={}", data.path().join("data").display()))
-            .arg(format!("-config-file={}", config.display()))
-            .arg(format!("-node={node}"))
-            .arg(format!("-http-port={}", http.port()))
-            .arg(format!("-dns-port={}", dns.port()))
-            .arg(format!("-server-port={}", server.port()))
-            .arg(format!("-serf-lan-port={}", lan.port()))
-            .arg(format!("-serf-wan-port={}", wan.port()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("{} cannot be started: {error}", program.display()))?;
         let mut consul = Self {
-            process,
+            process: spawn(program, &data, &node, ports)?,
             data,
-            http,
+            program: program.to_owned(),
+            node,
+            ports,
         };
-        consul.wait_until_it_leads(&node).await?;
+        consul.wait_until_it_leads().await?;
         Ok(consul)
     }
 
-    async fn wait_until_it_leads(&mut self, node: &str) -> Outcome<()> {
+    /// Kills it as a crash does, and starts it again on its ports with what it has on disk. Returns
+    /// as soon as it listens.
+    ///
+    /// # Errors
+    /// If it does not listen within half a minute.
+    pub async fn crash_and_restart(&mut self) -> Outcome<()> {
+        self.process.kill().await?;
+        self.process = spawn(&self.program, &self.data, &self.node, self.ports)?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(self.socket_address()).await.is_err() {
+            if Instant::now() > deadline {
+                return Err("Consul does not listen after 30 s".into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    async fn wait_until_it_leads(&mut self) -> Outcome<()> {
         let client = reqwest::Client::new();
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -107,7 +108,7 @@ impl Consul {
                 .await;
             if let Ok(answer) = nodes
                 && let Ok(text) = answer.text().await
-                && text.contains(node)
+                && text.contains(&self.node)
             {
                 return Ok(());
             }
@@ -121,13 +122,14 @@ impl Consul {
     /// Its HTTP address, as `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("http://{}", self.http)
+        format!("http://{}", self.socket_address())
     }
 
     /// Its HTTP address.
     #[must_use]
     pub fn socket_address(&self) -> SocketAddr {
-        self.http
+        let [http, ..] = self.ports;
+        http
     }
 
     /// Kills it, waits for its end and removes its data.
@@ -139,6 +141,43 @@ impl Consul {
         drop(self.data);
         Ok(())
     }
+}
+
+fn spawn(
+    program: &Path,
+    data: &Scratch,
+    node: &str,
+    [http, dns, server, lan, wan]: [SocketAddr; 5],
+) -> Outcome<Child> {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(data.path().join("log"))?;
+    let child = Command::new(program)
+        .args(["agent", "-server", "-bootstrap-expect=1"])
+        .args([
+            "-bind=127.0.0.1",
+            "-client=127.0.0.1",
+            "-log-level=err",
+            "-grpc-port=-1",
+        ])
+        .arg(format!("-data-dir={}", data.path().join("data").display()))
+        .arg(format!(
+            "-config-file={}",
+            data.path().join("bench.json").display()
+        ))
+        .arg(format!("-node={node}"))
+        .arg(format!("-http-port={}", http.port()))
+        .arg(format!("-dns-port={}", dns.port()))
+        .arg(format!("-server-port={}", server.port()))
+        .arg(format!("-serf-lan-port={}", lan.port()))
+        .arg(format!("-serf-wan-port={}", wan.port()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn();
+    child.map_err(|error| format!("{} cannot be started: {error}", program.display()).into())
 }
 
 fn free_ports<const N: usize>() -> Outcome<[SocketAddr; N]> {

@@ -17,8 +17,9 @@ use crate::{Outcome, usage};
 #[derive(Debug)]
 pub struct Tap {
     address: SocketAddr,
+    agent: SocketAddr,
     counts: Arc<Mutex<Counts>>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// What has passed.
@@ -26,8 +27,12 @@ pub struct Tap {
 pub struct Counts {
     /// Connections opened by clients.
     pub connections: u64,
-    /// Queries, whether answered or not.
+    /// Queries (`GET`), whether answered or not.
     pub requests: u64,
+    /// Writes (`PUT`), whether answered or not.
+    pub writes: u64,
+    /// Connections that are open.
+    pub open: u64,
     /// Answers of which at least the first byte came.
     pub answers: u64,
     /// Requests by which locks are taken and released: for keys, transactions, new sessions.
@@ -49,9 +54,27 @@ impl Tap {
         tasks.spawn(accept(listener, agent, Arc::clone(&counts)));
         Ok(Self {
             address,
+            agent,
             counts,
-            _tasks: tasks,
+            tasks,
         })
+    }
+
+    /// Cuts all connections and refuses others, as if nobody were there.
+    pub async fn close(&mut self) {
+        self.tasks.shutdown().await;
+        lock(&self.counts).open = 0;
+    }
+
+    /// Listens again where it did before [`Tap::close`].
+    ///
+    /// # Errors
+    /// If somebody else has taken the port.
+    pub async fn open(&mut self) -> Outcome<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        let counts = Arc::clone(&self.counts);
+        self.tasks.spawn(accept(listener, self.agent, counts));
+        Ok(())
     }
 
     /// What clients connect to, as `http://127.0.0.1:PORT`.
@@ -127,11 +150,13 @@ async fn forward(client: TcpStream, agent: SocketAddr, counts: Arc<Mutex<Counts>
     let (from_client, to_client) = client.into_split();
     let (from_agent, to_agent) = agent.into_split();
     let waiting = Mutex::new(false);
+    lock(&counts).open += 1;
     // An error in one direction is the end of both: the peers see a closed connection.
     tokio::select! {
         _ = requests(from_client, to_agent, &counts, &waiting) => {}
         _ = answers(from_agent, to_client, &counts, &waiting) => {}
     }
+    lock(&counts).open -= 1;
 }
 
 async fn requests(
@@ -146,6 +171,9 @@ async fn requests(
         // The heads of these benches' requests fit one segment.
         if OF_LOCKS.iter().any(|head| piece.starts_with(head)) {
             lock(counts).requests_of_locks += 1;
+        }
+        if piece.starts_with(b"PUT ") {
+            lock(counts).writes += 1;
         }
         if piece.starts_with(b"GET ") {
             lock(counts).requests += 1;

@@ -28,8 +28,8 @@ const METRICS: [Metric; 4] = [
         title: "p99 µs",
     },
     Metric {
-        name: "requests_per_change",
-        title: "requests/change",
+        name: "queries_per_change",
+        title: "queries/change",
     },
     Metric {
         name: "connections",
@@ -52,10 +52,9 @@ pub(super) async fn run(stage: &mut Stage) -> Outcome<()> {
         job.measured = changes;
         let sample = worker::measure(&stage.program, MODE, &job).await?;
         let passed = tap.counts();
-        // Each change is a write, and an answer that is asked for anew.
         let per_change = passed.requests as f64 / changes as f64;
         Ok(sample
-            .with("requests_per_change", per_change)
+            .with("queries_per_change", per_change)
             .with("connections", passed.connections as f64))
     };
     contest.run(rounds, measured).await;

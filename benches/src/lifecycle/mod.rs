@@ -69,7 +69,7 @@ pub async fn main() -> ExitCode {
 
 async fn measure(job: Job) -> Outcome<Option<Sample>> {
     match job.bench.as_str() {
-        beats::BENCH => beats::measure(&job).await.map(Some),
+        beats::BENCH => beats::measure(&job).await.map(|()| None),
         fan_out::BENCH => fan_out::measure(&job).await.map(Some),
         other => Err(format!("no bench {other}").into()),
     }
