@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 /// The heartbeats of one TTL check.
 ///
-/// One is due every third of the TTL, give or take a tenth of that, so that a thousand instances
-/// that started together do not beat together. One that fails is repeated after about a tenth of
+/// One is due every third of the TTL, give or take a tenth of that. The first one after the start, or
+/// after failures, comes anywhere in the third: a thousand instances that started together, or that
+/// found their agent again together, do not beat together. One that fails is repeated after about a tenth of
 /// the TTL: before the TTL of the last good one is over, there is time for five that are refused,
 /// or for two that are not answered at all.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub(crate) struct Heartbeat {
     ttl: Duration,
     due: Instant,
     failures: u32,
+    /// Whether it has a time of its own.
+    settled: bool,
 }
 
 /// How many failures in a row are repeated at the same pace: as many as fit into a TTL.
@@ -27,6 +30,7 @@ impl Heartbeat {
             ttl,
             due: now,
             failures: 0,
+            settled: false,
         }
     }
 
@@ -62,7 +66,11 @@ impl Heartbeat {
     /// The agent counts from when it got it, which is `sent` or later.
     pub(crate) fn taken(&mut self, sent: Instant, draw: f64) {
         self.failures = 0;
-        let share = 0.9 + 0.2 * draw.clamp(0.0, 1.0);
+        let draw = draw.clamp(0.0, 1.0);
+        let share = match std::mem::replace(&mut self.settled, true) {
+            true => 0.9 + 0.2 * draw,
+            false => draw,
+        };
         self.due = sent + (self.ttl / 3).mul_f64(share);
     }
 
@@ -71,6 +79,7 @@ impl Heartbeat {
         // The check is critical by now: haste is of no more use.
         let doublings = self.failures.saturating_sub(FAST).min(8);
         self.failures = self.failures.saturating_add(1);
+        self.settled = false;
         let most = (self.ttl / 10)
             .saturating_mul(1 << doublings)
             .min(self.ttl / 3)
@@ -91,6 +100,7 @@ mod tests {
         let now = Instant::now();
         let mut beat = Heartbeat::new(TTL, now);
         assert_eq!(beat.due(), now);
+        beat.taken(now, 0.5);
         for (draw, after) in [(0.0, 4_500), (0.5, 5_000), (1.0, 5_500)] {
             beat.taken(now, draw);
             assert_eq!(beat.due(), now + Duration::from_millis(after));
@@ -98,9 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn the_one_after_the_start_or_after_failures_comes_anywhere_in_the_third() {
+        let now = Instant::now();
+        let mut beat = Heartbeat::new(TTL, now);
+        for (draw, after) in [(0.0, 0), (0.5, 2_500), (1.0, 5_000)] {
+            beat.taken(now, draw);
+            assert_eq!(beat.due(), now + Duration::from_millis(after));
+            beat.failed(now, 0.5);
+        }
+    }
+
+    #[test]
     fn five_refused_ones_fit_before_the_ttl_is_over_at_the_worst_of_luck() {
         let start = Instant::now();
         let mut beat = Heartbeat::new(TTL, start);
+        beat.taken(start, 1.0);
         beat.taken(start, 1.0);
         let mut tries = 0;
         while beat.due() < start + TTL {
@@ -114,6 +136,7 @@ mod tests {
     fn two_unanswered_ones_fit_before_the_ttl_is_over_at_the_worst_of_luck() {
         let start = Instant::now();
         let mut beat = Heartbeat::new(TTL, start);
+        beat.taken(start, 1.0);
         beat.taken(start, 1.0);
         let mut tries = 0;
         while beat.due() < start + TTL {
