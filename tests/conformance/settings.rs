@@ -1,6 +1,7 @@
 //! Values as types, updates against others, and settings that are followed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ on_both_agents![
     removed_settings_keep_the_last_good_value_until_they_are_back,
     removed_settings_fall_back_to_the_defaults_if_wished,
     settings_that_are_bad_or_absent_at_first_are_told_by_open,
+    settings_that_are_kept_begin_without_consul,
+    settings_wait_until_a_burst_is_over,
 ];
 
 const SOON: Duration = Duration::from_secs(20);
@@ -292,4 +295,66 @@ async fn settings_that_are_bad_or_absent_at_first_are_told_by_open(agent: &TestA
     let nowhere = client.with_datacenter("nowhere".parse().unwrap());
     let nowhere = nowhere.config::<u32>().key(&*key).open().await;
     assert_eq!(nowhere.unwrap_err().kind(), ErrorKind::UnknownDatacenter);
+}
+
+/// A folder that goes with its owner.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("lictor-settings-{}-{name}", std::process::id());
+        let folder = Self(std::env::temp_dir().join(name.replace('/', "-")));
+        std::fs::create_dir(&folder.0).unwrap();
+        folder
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+async fn settings_that_are_kept_begin_without_consul(agent: &TestAgent) {
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    let (client, document, tree) = (agent.client(), agent.name("doc"), agent.name("folder"));
+    put(&client, &document, r#"{"a": 1}"#).await;
+    put(&client, &format!("{tree}/b"), "2").await;
+    let folder = Folder::new(&document);
+    let settings = |client: &Client| {
+        let config = client.config::<Value>().key(&*document).tree(&tree);
+        config.keep_in(&folder.0, DAY)
+    };
+    let config = settings(&client).open().await.unwrap();
+    let written = async {
+        let layers = ["layer-0.watch", "layer-1.watch"];
+        while !layers.iter().all(|name| folder.0.join(name).exists()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, written).await.unwrap();
+    drop(config);
+    // Nobody listens on this port.
+    let nobody = Client::builder().address("http://127.0.0.1:1").build();
+    let config = settings(&nobody.unwrap());
+    let config = timeout(SOON, config.open()).await.unwrap().unwrap();
+    assert_eq!(*config.get(), json!({"a": 1, "b": 2}));
+    until(&config, |state| matches!(state, State::Stale { .. })).await;
+}
+
+async fn settings_wait_until_a_burst_is_over(agent: &TestAgent) {
+    let (client, tree) = (agent.client(), agent.name("folder"));
+    put(&client, &format!("{tree}/a"), "0").await;
+    let config = client.config::<Value>().tree(&tree);
+    let config = config.settle(Duration::from_millis(500), SOON);
+    let mut config = config.open().await.unwrap();
+    for number in 1..=5 {
+        put(&client, &format!("{tree}/a"), &number.to_string()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let value = timeout(SOON, config.changed()).await.unwrap().unwrap();
+    assert_eq!(*value, json!({"a": 5}));
+    let backwards = client.config::<Value>().tree(&tree);
+    let backwards = backwards.settle(SOON, Duration::ZERO).open().await;
+    assert_eq!(backwards.unwrap_err().kind(), ErrorKind::Invalid);
 }

@@ -50,7 +50,8 @@
 //!   the type and the key it came by. Good and bad are judged over all layers at once.
 //! - **Nothing is lost by accident.** When the last of all keys is deleted, the last good value
 //!   stays, and [`State::Removed`] tells it, unless [`Removal::Defaults`] is wished for.
-//! - **An outage changes nothing.** [`State::Stale`] tells it.
+//! - **An outage changes nothing.** [`State::Stale`] tells it. [Kept](Settings::keep_in) settings
+//!   survive a start without Consul.
 //! - **Readers never wait.** [`Config::get`] is an atomic load.
 //!
 //! A change of several keys that must be seen together belongs into one key, or into one

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,10 +13,12 @@ use tokio::runtime::Handle;
 use super::keeper::{self, Layer, Rules};
 use super::state::Config;
 use super::tree::{Node, Tree};
+use crate::api::kv::Pair;
 use crate::client::Client;
 use crate::codec::{BoxError, Decode, Json};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, shortened};
+use crate::watch::Watch;
 
 impl Client {
     /// Settings in the key-value store, to be followed and read as a `T`.
@@ -29,6 +33,7 @@ impl Client {
             validate: None,
             removal: Removal::Keep,
             fallback: None,
+            views: Views::default(),
             wrong: None,
             of: PhantomData,
         }
@@ -57,11 +62,36 @@ pub struct Settings<T> {
     validate: Option<Arc<Validate<T>>>,
     removal: Removal,
     fallback: Option<T>,
+    views: Views,
     wrong: Option<Error>,
     of: PhantomData<fn() -> T>,
 }
 
 pub(super) type Validate<T> = dyn Fn(&T) -> Result<(), BoxError> + Send + Sync;
+
+/// How each layer is looked at.
+#[derive(Debug, Default)]
+struct Views {
+    /// For how long nothing must come, and how long that is waited for.
+    settle: Option<(Duration, Duration)>,
+    /// The folder, and how old what is there may be.
+    kept: Option<(PathBuf, Duration)>,
+}
+
+impl Views {
+    fn of(&self, number: usize, watch: Watch<Pair>) -> Result<Watch<Pair>> {
+        let watch = match self.settle {
+            Some((quiet, most)) => watch.settle(quiet, most)?,
+            None => watch,
+        };
+        match &self.kept {
+            Some((folder, oldest)) => {
+                watch.keep_in(folder.join(format!("layer-{number}.watch")), *oldest)
+            }
+            None => Ok(watch),
+        }
+    }
+}
 
 enum Source {
     Defaults(Node),
@@ -146,11 +176,35 @@ where
         self
     }
 
+    /// Waits out bursts: after a change nothing is read until nothing has come for `quiet`, but for
+    /// `most` at the longest. Default: each change is read at once.
+    ///
+    /// For a folder whose keys are written one after the other. Each layer waits by itself, see
+    /// [`Watch::settle`].
+    pub fn settle(mut self, quiet: Duration, most: Duration) -> Self {
+        self.views.settle = Some((quiet, most));
+        self
+    }
+
+    /// Keeps what the layers say in files of this folder, so that a start survives an outage of
+    /// Consul. Default: nothing is kept.
+    ///
+    /// [`open`](Self::open) begins with what the files say as soon as Consul cannot be asked, if that
+    /// is not older than `oldest`, and tells [`State::Stale`](super::State::Stale) until it can. The
+    /// folder must exist, and be for these settings alone: its files have the numbers of the layers.
+    /// See [`Watch::keep_in`] for how they are written and which are refused. Values lie in them as
+    /// they are in Consul; only their owner may read them.
+    pub fn keep_in(mut self, folder: impl Into<PathBuf>, oldest: Duration) -> Self {
+        self.views.kept = Some((folder.into(), oldest));
+        self
+    }
+
     /// Follows the settings, and waits for the first good value, unless there is a
     /// [fallback](Self::fallback).
     ///
-    /// Starts a task, and one for each layer whose query nobody else follows yet; they end when the
-    /// last copy of the [`Config`] is dropped.
+    /// Starts a task, and for each layer one whose query nobody else follows yet and one for each of
+    /// [`settle`](Self::settle) and [`keep_in`](Self::keep_in); they end when the last copy of the
+    /// [`Config`] is dropped.
     ///
     /// # Errors
     ///
@@ -174,12 +228,12 @@ where
         })?;
         let kv = self.client.kv();
         let mut layers = Vec::with_capacity(self.layers.len());
-        for source in self.layers {
+        for (number, source) in self.layers.into_iter().enumerate() {
             layers.push(match source {
                 Source::Defaults(node) => Layer::Defaults(node),
-                Source::Key(key) => Layer::Key(kv.get(&*key).watch()?),
+                Source::Key(key) => Layer::Key(self.views.of(number, kv.get(&*key).watch()?)?),
                 Source::Tree(prefix) => {
-                    let watch = kv.list(&prefix).watch()?;
+                    let watch = self.views.of(number, kv.list(&prefix).watch()?)?;
                     Layer::Tree(prefix, watch)
                 }
             });
