@@ -171,9 +171,10 @@ where
                     }
                 }
                 _ = ageing.tick() => {
-                    if self.age().await.is_none() {
+                    let Some(balance) = self.balance.upgrade() else {
                         return;
-                    }
+                    };
+                    age(&self.seats, balance.now()).await;
                 }
                 () = told(&ward, quiet_until) => {
                     if self.sweep().await.is_none() {
@@ -359,17 +360,6 @@ where
         }
     }
 
-    async fn age(&mut self) -> Option<()> {
-        let now = self.balance.upgrade()?.now();
-        let mut pace = Pace::default();
-        for seat in &self.seats {
-            seat.candidate.age(now);
-            seat.candidate.backend().age();
-            pace.long_step().await;
-        }
-        Some(())
-    }
-
     fn admit(&mut self, target: &Target, joined: Option<Tick>, service: Option<&str>) -> Member<S> {
         tracing::debug!(service, %target, "endpoint has joined");
         self.next_id = self.next_id.wrapping_add(1);
@@ -403,8 +393,21 @@ impl<S> Member<S> {
     }
 }
 
+async fn age<S: Backend>(seats: &[Seat<S>], now: Tick) {
+    let mut pace = Pace::default();
+    for seat in seats {
+        seat.candidate.age(now);
+        seat.candidate.backend().age();
+        pace.long_step().await;
+    }
+}
+
 /// Whether any of these endpoints is a member; both are in order.
-async fn has_any<S>(members: &[Member<S>], endpoints: &[&Arc<Endpoint>], pace: &mut Pace) -> bool {
+async fn has_any<S: Backend>(
+    members: &[Member<S>],
+    endpoints: &[&Arc<Endpoint>],
+    pace: &mut Pace,
+) -> bool {
     let mut members = members.iter().map(Member::target).peekable();
     for endpoint in endpoints {
         let target = endpoint.target();

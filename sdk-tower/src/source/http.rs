@@ -218,7 +218,7 @@ impl HealthSource {
         }
         let none_until = none_until.filter(|until| now.is_some_and(|now| *until > now));
         let keeps = set.iter().any(|endpoint| endpoint.is_last_resort());
-        let again_at = none_until.or(settled.filter(|_| keeps));
+        let again_at = none_until.or_else(|| settled.filter(|_| keeps));
         self.review = again_at.map(|at| Box::pin(sleep_until(at)));
         match none_until {
             Some(_) => None,
