@@ -8,6 +8,7 @@ use lictor::Client;
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
 use lictor::embedded::Agent;
 use lictor::lifecycle::{Cause, Lifecycle, Stage, StageOutcome};
+use support::eventually;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -48,6 +49,27 @@ async fn both_signals_begin_a_shutdown_even_before_it_is_waited_for() {
         assert!(done.is_some());
         assert!(report.is_clean(), "{report}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_during_the_start_is_told_at_once_and_keeps_the_service_out() {
+    let _turn = TURN.lock().await;
+    let agent = Agent::in_memory();
+    let client = Client::builder().transport(agent.clone()).build().unwrap();
+    let definition = ServiceDefinition::new("web").check(CheckDefinition::alive_only(LONG));
+    let registration = client.register(definition).not_ready().await.unwrap();
+    let lifecycle = Lifecycle::of(registration).lame_duck(Duration::ZERO);
+    let lifecycle = lifecycle.shutdown_on_signal().expect("a runtime");
+    let shutdown = lifecycle.shutdown();
+    assert!(!shutdown.has_begun());
+    send("TERM");
+    eventually(SOON, async || shutdown.has_begun()).await;
+    lifecycle.ready().await.unwrap();
+    let passing = client.health().service("web").passing();
+    assert!(passing.send().await.unwrap().is_empty());
+    let drain = lifecycle.shutdown().reached(Stage::Drain);
+    let (report, _) = timeout(SOON, lifecycle.run(drain)).await.expect("in time");
+    assert_eq!(report.cause, Cause::Signal("SIGTERM"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

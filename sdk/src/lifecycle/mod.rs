@@ -80,6 +80,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::registration::{Readiness, Registration};
+use crate::task::Worker;
 
 pub use shutdown::Shutdown;
 pub use stage::{Cause, Report, Stage, StageOutcome, StageReport};
@@ -104,7 +105,8 @@ pub struct Lifecycle {
     end: Vec<Step>,
     kept: Vec<Box<dyn Any + Send>>,
     deadlines: BTreeMap<Stage, Duration>,
-    signals: Option<Signals>,
+    /// The task that listens to signals.
+    signals: Option<Worker<()>>,
 }
 
 /// Something to be done in a stage.
@@ -204,8 +206,12 @@ impl Lifecycle {
     /// Shuts down on `SIGTERM` and on Ctrl-C (where there is no `SIGTERM`, on Ctrl-C alone).
     ///
     /// From this call on they do not end the process by themselves, and one that comes before
-    /// [`run`](Self::run) counts. A second one cuts short what is waited for: the catalog, the lame
-    /// duck, the drain. Default: no signal is listened to.
+    /// [`run`](Self::run) counts: [`Shutdown::has_begun`] tells it, [`ready`](Self::ready) does nothing
+    /// any more, and `run` begins with the shutdown. Give a long start up when that happens; until
+    /// `run` nothing else ends the process. A second one cuts short what is waited for: the
+    /// catalog, the lame duck, the drain. Default: no signal is listened to.
+    ///
+    /// Starts a task, which ends with the lifecycle.
     ///
     /// # Errors
     ///
@@ -213,7 +219,18 @@ impl Lifecycle {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) if the system does not let the signals be
     /// handled.
     pub fn shutdown_on_signal(mut self) -> Result<Self> {
-        self.signals = Some(Signals::listen()?);
+        let (mut signals, runtime) = Signals::listen()?;
+        let shutdown = self.shutdown();
+        let listening = Worker::spawn(&runtime, |mut stop| async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = stop.recv() => return,
+                    name = signals.next() => shutdown.ask(Some(name)),
+                }
+            }
+        });
+        self.signals = Some(listening);
         Ok(self)
     }
 
@@ -231,7 +248,8 @@ impl Lifecycle {
     }
 
     /// Says that the services, which were registered as
-    /// [not ready](crate::registration::Register::not_ready), may be found.
+    /// [not ready](crate::registration::Register::not_ready), may be found. Once the shutdown has
+    /// begun it does nothing.
     ///
     /// # Errors
     ///
@@ -241,8 +259,13 @@ impl Lifecycle {
     ///
     /// That of [`Readiness::ready`].
     pub fn ready(&self) -> impl Future<Output = Result<()>> + Send + use<> {
-        let readiness = self.readiness();
-        async move { readiness.ready().await }
+        let (readiness, shutdown) = (self.readiness(), self.shutdown());
+        async move {
+            if shutdown.has_begun() {
+                return Ok(());
+            }
+            readiness.ready().await
+        }
     }
 
     fn deadline_of(&self, stage: Stage) -> Duration {

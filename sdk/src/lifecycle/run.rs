@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::shutdown::Progress;
-use super::signals::Signals;
 use super::{Cause, Lifecycle, Report, Shutdown, Stage, StageOutcome, StageReport, Step};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
@@ -39,7 +38,6 @@ impl Lifecycle {
         let shutdown = lifecycle.shutdown();
         let mut running = Running {
             asker: Asker {
-                signals: lifecycle.signals.take(),
                 progress: shutdown.progress(),
                 shutdown,
                 heard: 0,
@@ -197,7 +195,7 @@ impl<W: Future<Output: Send> + Send> Running<W> {
         let doing = Doing {
             // The work itself is what is waited for.
             work: Box::pin(std::future::pending()),
-            late: &|| "the work goes on, and is dropped".into(),
+            late: &|| "the work had not ended, and is dropped".into(),
         };
         self.stage(Stage::Drain, deadline, doing).await;
     }
@@ -319,7 +317,6 @@ fn failed(err: &Error) -> StageOutcome {
 
 /// Who asks for the shutdown.
 struct Asker {
-    signals: Option<Signals>,
     progress: watch::Receiver<Progress>,
     shutdown: Shutdown,
     /// How often it has been told that it was asked for.
@@ -332,27 +329,14 @@ impl Asker {
     /// Cancel safe: nobody who asks is overheard.
     async fn asked(&mut self) -> Cause {
         loop {
-            if self.progress.borrow_and_update().asked > self.heard {
+            let progress = *self.progress.borrow_and_update();
+            if progress.asked > self.heard {
                 self.heard += 1;
-                return Cause::Asked;
+                return progress.signal.map_or(Cause::Asked, Cause::Signal);
             }
-            let signal = async {
-                match &mut self.signals {
-                    Some(signals) => signals.next().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                name = signal => {
-                    self.heard += 1;
-                    self.shutdown.begin();
-                    return Cause::Signal(name);
-                }
-                // It cannot end before the token that stands beside it.
-                changed = self.progress.changed() => if changed.is_err() {
-                    std::future::pending::<()>().await;
-                },
+            // It cannot end before the token that stands beside it.
+            if self.progress.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }

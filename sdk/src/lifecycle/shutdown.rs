@@ -18,6 +18,8 @@ pub struct Shutdown(Arc<watch::Sender<Progress>>);
 pub(super) struct Progress {
     /// How often it was asked for: the first time it begins, after that it hurries.
     pub(super) asked: u32,
+    /// The signal that asked first, if it was one.
+    pub(super) signal: Option<&'static str>,
     /// The number of the stage that has begun; 0 for none.
     reached: u8,
 }
@@ -32,7 +34,17 @@ impl Shutdown {
     /// It works at once, from anywhere, and waits for nothing. The lifecycle does the rest, while
     /// its [`run`](super::Lifecycle::run) is polled.
     pub fn begin(&self) {
-        self.0.send_modify(|progress| progress.asked += 1);
+        self.ask(None);
+    }
+
+    /// The same, for a signal.
+    pub(super) fn ask(&self, signal: Option<&'static str>) {
+        self.0.send_modify(|progress| {
+            if progress.asked == 0 {
+                progress.signal = signal;
+            }
+            progress.asked += 1;
+        });
     }
 
     /// Whether it has been asked for.

@@ -1,5 +1,7 @@
 //! What the operating system asks of a process.
 
+use tokio::runtime::Handle;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// The signals that end a process: `SIGTERM` and Ctrl-C.
@@ -12,16 +14,17 @@ pub(super) struct Signals {
 
 #[cfg(unix)]
 impl Signals {
-    /// From now on they do not end the process by themselves.
-    pub(super) fn listen() -> Result<Self> {
+    /// From now on they do not end the process by themselves; with the runtime they come through.
+    pub(super) fn listen() -> Result<(Self, Handle)> {
         use tokio::signal::unix::{SignalKind, signal};
 
-        within_runtime()?;
+        let runtime = runtime()?;
         let listen = |kind| signal(kind).map_err(refused);
-        Ok(Self {
+        let signals = Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
-        })
+        };
+        Ok((signals, runtime))
     }
 
     /// Waits for the next one.
@@ -43,9 +46,8 @@ pub(super) struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    pub(super) fn listen() -> Result<Self> {
-        within_runtime()?;
-        Ok(Self)
+    pub(super) fn listen() -> Result<(Self, Handle)> {
+        Ok((Self, runtime()?))
     }
 
     pub(super) async fn next(&mut self) -> &'static str {
@@ -56,12 +58,11 @@ impl Signals {
     }
 }
 
-fn within_runtime() -> Result<()> {
-    tokio::runtime::Handle::try_current().map_err(|_| {
+fn runtime() -> Result<Handle> {
+    Handle::try_current().map_err(|_| {
         Error::new(ErrorKind::NoRuntime)
             .context("signals come through the runtime: call this within one")
-    })?;
-    Ok(())
+    })
 }
 
 #[cfg(unix)]

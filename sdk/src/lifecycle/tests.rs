@@ -139,7 +139,7 @@ async fn what_is_never_done_costs_its_deadline_and_holds_up_nothing_else() {
         [
             StageOutcome::Done,
             StageOutcome::Done,
-            StageOutcome::TimedOut("the work goes on, and is dropped".into()),
+            StageOutcome::TimedOut("the work had not ended, and is dropped".into()),
             StageOutcome::TimedOut("a task".into()),
             StageOutcome::Done,
             StageOutcome::Failed("another: broke".into()),
