@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
+
 use super::{Environment, Port, config};
 use crate::api::agent::{CheckDefinition, ServiceDefinition};
 use crate::api::health::Status;
@@ -137,6 +139,38 @@ impl Words {
         parsed.map(Some)
     }
 
+    /// What the agent asks for by HTTP: a path behind the service's own address.
+    fn path(&self, key: &str, port: Option<u16>) -> Result<Option<&str>> {
+        match self.said(key, port) {
+            Some(Said { variable, value }) if !value.starts_with('/') => Err(config(format!(
+                "{variable}: {value:?} is no path: must begin with `/`, such as `/health`"
+            ))),
+            said => Ok(said.map(|said| said.value.as_str())),
+        }
+    }
+
+    fn method(&self, key: &str, port: Option<u16>) -> Result<Option<&str>> {
+        match self.said(key, port) {
+            Some(Said { variable, value }) if Method::from_bytes(value.as_bytes()).is_err() => {
+                Err(config(format!(
+                    "{variable}: {value:?} is no HTTP method: must be such as `GET` or `HEAD`"
+                )))
+            }
+            said => Ok(said.map(|said| said.value.as_str())),
+        }
+    }
+
+    /// A time that is not zero.
+    fn interval(&self, key: &str, port: Option<u16>) -> Result<Option<Duration>> {
+        let time = self.time(key, port)?;
+        match (time, self.said(key, port)) {
+            (Some(Duration::ZERO), Some(Said { variable, .. })) => Err(config(format!(
+                "{variable}: must be more than zero, such as `10s`"
+            ))),
+            _ => Ok(time),
+        }
+    }
+
     /// All keys that hold for this port, each once.
     fn keys(&self, port: u16) -> BTreeSet<&str> {
         let special = self.special.get(&port.to_string());
@@ -259,24 +293,25 @@ impl Environment {
             true => format!("[{host}]:{published}"),
             false => format!("{host}:{published}"),
         };
-        let interval = words.time("check_interval", on)?.unwrap_or(INTERVAL);
+        let interval = words.interval("check_interval", on)?.unwrap_or(INTERVAL);
         let tcp = words.flag("check_tcp", on)?;
         let grpc = words.flag("check_grpc", on)?;
         let (tls, any) = (
             words.flag("check_grpc_use_tls", on)?,
             words.flag("check_tls_skip_verify", on)?,
         );
-        let method = |check: CheckDefinition, key| match words.text(key, on) {
-            Some(method) => check.method(method),
-            None => check,
+        let method = |check: CheckDefinition, key| match words.method(key, on) {
+            Ok(Some(method)) => Ok(check.method(method)),
+            Ok(None) => Ok(check),
+            Err(err) => Err(err),
         };
         let mut timed = true;
-        let mut check = if let Some(path) = words.text("check_http", on) {
+        let mut check = if let Some(path) = words.path("check_http", on)? {
             let check = CheckDefinition::http(format!("http://{target}{path}"), interval);
-            method(check, "check_http_method")
-        } else if let Some(path) = words.text("check_https", on) {
+            method(check, "check_http_method")?
+        } else if let Some(path) = words.path("check_https", on)? {
             let check = CheckDefinition::http(format!("https://{target}{path}"), interval);
-            method(check, "check_https_method")
+            method(check, "check_https_method")?
         } else if let Some(command) = words.text("check_cmd", on) {
             let container = self.container_id()?;
             let args = ["check-cmd", container, &port.to_string(), command].map(Arc::from);

@@ -460,6 +460,29 @@ fn bad_variables_are_named_with_what_would_be_right() {
 }
 
 #[test]
+fn a_check_that_could_never_pass_is_refused_by_its_variable() {
+    for (check, value, wanted) in [
+        ("SERVICE_CHECK_HTTP", "health", "must begin with `/`"),
+        (
+            "SERVICE_CHECK_HTTP",
+            "http://x/health",
+            "must begin with `/`",
+        ),
+        ("SERVICE_80_CHECK_HTTPS", "health", "must begin with `/`"),
+        ("SERVICE_CHECK_HTTP_METHOD", "GET IT", "no HTTP method"),
+        ("SERVICE_CHECK_INTERVAL", "0s", "more than zero"),
+    ] {
+        let other = match check {
+            "SERVICE_CHECK_HTTP" | "SERVICE_80_CHECK_HTTPS" => ("SERVICE_CHECK_TIMEOUT", "1s"),
+            _ => ("SERVICE_CHECK_HTTP", "/health"),
+        };
+        let environment = on_host([("SERVICE_NAME", "web"), (check, value), other]);
+        let told = error(&environment.port(80));
+        assert!(told.contains(check) && told.contains(wanted), "{told}");
+    }
+}
+
+#[test]
 fn two_services_of_one_id_are_refused() {
     let environment = on_host([("SERVICE_NAME", "web"), ("SERVICE_ID", "one")]);
     let told = error(&environment.port(80).port(81));
