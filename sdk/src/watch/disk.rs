@@ -56,9 +56,21 @@ impl<T: Watched> Watch<T> {
     ///
     /// # Errors
     ///
+    /// [`ErrorKind::Invalid`] if the path names no file, or nothing would be young enough;
     /// [`ErrorKind::NoRuntime`] outside of a Tokio runtime.
     pub fn keep_in(self, file: impl Into<PathBuf>, oldest: Duration) -> Result<Self> {
         let (file, about, selects) = (file.into(), self.about(), self.selects());
+        if file.file_name().is_none() || file.is_dir() {
+            return Err(Error::invalid(format!(
+                "keep_in {:?}: must be the path of a file",
+                file.display()
+            )));
+        }
+        if oldest.is_zero() {
+            return Err(Error::invalid(
+                "keep_in: contents that are zero old at the most are none; give a longer time",
+            ));
+        }
         let place = Place {
             file: Arc::from(file),
             about,

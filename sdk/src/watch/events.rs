@@ -24,6 +24,7 @@ impl Read<List> {
     /// ```no_run
     /// # async fn example(client: lictor::Client) -> lictor::Result<()> {
     /// let mut deploys = client.event().list().name("deploy").follow()?;
+    /// deploys.ready().await?; // from here on each one is told
     /// client.event().fire("deploy", "web 1.2.3").await?;
     /// let event = deploys.next().await?;
     /// assert_eq!(event.payload(), b"web 1.2.3");
