@@ -9,15 +9,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::error::Result;
 
 /// How many registrations hold a query at the agent; the others ask now and then.
-const PLACES: usize = 64;
+///
+/// Few, because there may be other processes on the machine.
+const PLACES: usize = 32;
 
-/// How many are registered, or beat, at one time.
-const TURNS: usize = 32;
+/// How many are registered, or beat, at one time, and how many deregister.
+const TURNS: usize = 16;
 
 /// Of so many each may look for an agent that is gone as often as it likes.
 const FEW: usize = 16;
@@ -26,6 +29,7 @@ pub(super) struct Crowd {
     members: AtomicUsize,
     places: Arc<Semaphore>,
     turns: Semaphore,
+    leaving: Semaphore,
     back: watch::Sender<()>,
 }
 
@@ -44,6 +48,7 @@ impl Crowd {
             members: AtomicUsize::new(0),
             places: Arc::new(Semaphore::new(PLACES)),
             turns: Semaphore::new(TURNS),
+            leaving: Semaphore::new(TURNS),
             back: watch::Sender::new(()),
         }
     }
@@ -58,6 +63,9 @@ impl Crowd {
         self.turns.acquire().await.ok()
     }
 }
+
+/// How long a goodbye waits for its turn: behind an agent that hangs nobody else's is waited for.
+const QUEUE: Duration = Duration::from_secs(10);
 
 /// A registration among the others; it leaves when this is dropped.
 pub(super) struct Member {
@@ -80,11 +88,25 @@ impl Member {
         Arc::clone(&self.crowd)
     }
 
-    /// Whether it may hold a query at the agent. It stays so until it leaves.
+    /// Waits until it may deregister, but not for ever.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`Crowd::turn`].
+    pub(super) async fn leave(&self) -> Option<SemaphorePermit<'_>> {
+        let turn = self.crowd.leaving.acquire();
+        timeout(QUEUE, turn).await.ok()?.ok()
+    }
+
+    /// Whether it holds a query at the agent, or may begin to. It stays so until it leaves.
     pub(super) fn has_place(&mut self) -> bool {
         if self.place.is_none() {
             self.place = Arc::clone(&self.crowd.places).try_acquire_owned().ok();
         }
+        self.place.is_some()
+    }
+
+    pub(super) fn holds_place(&self) -> bool {
         self.place.is_some()
     }
 
@@ -160,9 +182,9 @@ mod tests {
             turns.push(crowd.turn().await);
         }
         let soon = Duration::from_millis(10);
-        assert!(tokio::time::timeout(soon, crowd.turn()).await.is_err());
+        assert!(timeout(soon, crowd.turn()).await.is_err());
         turns.pop();
-        assert!(tokio::time::timeout(soon, crowd.turn()).await.is_ok());
+        assert!(timeout(soon, crowd.turn()).await.is_ok());
     }
 
     #[tokio::test]

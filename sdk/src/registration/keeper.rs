@@ -81,6 +81,8 @@ pub(super) struct Keeper {
     hash: Option<Arc<str>>,
     /// A content that is not what the definition says, and how often it was seen in a row.
     strange: Option<(Arc<str>, u32)>,
+    /// When a query that the agent held was last given up.
+    scratched: Option<Instant>,
     /// How the agent writes what the definition says, if it writes something else.
     as_written: Option<Arc<str>>,
 
@@ -173,6 +175,7 @@ impl Keeper {
             said: 0,
             hash: None,
             strange: None,
+            scratched: None,
             as_written: None,
             changing: Slot::empty(),
             beating: Slot::empty(),
@@ -233,9 +236,15 @@ impl Keeper {
                         .is_err()
             }
         };
+        // Whoever holds a query would know.
+        let watches = self.member.holds_place() && self.hash.is_some() && !self.looking.is_empty();
         self.looking.clear();
         self.beating.clear();
         self.changing.clear();
+        let is_kept = self.accepted.is_some() && !self.yielded && self.failed.is_none();
+        if is_kept && !watches && self.trouble.look.is_none() {
+            self.yielded = self.is_somebody_elses().await;
+        }
         if self.yielded || self.failed.is_some() {
             // What is registered is somebody else's.
             self.badges.over();
@@ -245,7 +254,9 @@ impl Keeper {
         let stale = self.accepted.is_some() && self.client.current_token() != self.token;
         let renew = stale.then(|| self.desired.clone());
         let id = self.desired.id.clone();
+        let turn = self.member.leave().await;
         let outcome = work::goodbye(self.client.clone(), id, renew, haunted).await;
+        drop(turn);
         match &outcome {
             Ok(()) => tracing::info!(service = %self.desired.id, "service deregistered"),
             Err(err) => {
@@ -281,7 +292,8 @@ impl Keeper {
         tracing::info!(service = %self.desired.id, "service registered");
         self.log.write(Happening::Registered);
         // Whatever it is worth: the service itself is registered.
-        match work::tidy_up(&self.client, &self.desired).await {
+        let tidying = work::tidy_up(&self.client, &self.desired);
+        match in_turn(self.member.crowd(), tidying).await {
             Ok(gone) => {
                 for id in gone {
                     tracing::info!(service = %self.desired.id, leftover = %id, "what a former self has left behind is removed");
@@ -294,6 +306,21 @@ impl Keeper {
         }
         self.state.send_replace(State::Registered);
         Ok(())
+    }
+
+    /// Whether another process has registered this ID since it was last looked at: what it has is
+    /// not ours to take away.
+    fn is_somebody_elses(&self) -> impl Future<Output = bool> + Send + use<> {
+        let look = work::look(self.client.clone(), self.desired.id.clone(), None);
+        let look = in_turn(self.member.crowd(), look);
+        let ours = self.desired.boot;
+        async move {
+            let Ok(Ok(Some(service))) = tokio::time::timeout(PATIENCE, look).await else {
+                return false;
+            };
+            let theirs = Boot::of(&service);
+            theirs.is_some() && theirs != ours
+        }
     }
 
     /// Begins although the agent has not taken the service yet.
@@ -385,6 +412,7 @@ impl Keeper {
                 // Where the operator's ends, the service's own may go on.
                 let reason = reason.or_else(|| self.desired.own_maintenance());
                 let maintain = work::maintain(self.client.clone(), id, reason);
+                let maintain = in_turn(self.member.crowd(), maintain);
                 self.changing
                     .start(async move { Changed::Maintained(maintain.await, former, reply) });
             } else if self.register_at.is_some_and(|at| at <= now) {
@@ -406,8 +434,13 @@ impl Keeper {
             let (client, hash) = (self.client.clone(), self.hash.clone());
             if self.yielded {
                 let ttl = self.beats.iter().map(|beat| beat.rhythm.ttl()).min();
-                self.looking
-                    .start(work::look_at_theirs(client, id, hash, ttl));
+                if self.member.has_place() {
+                    self.looking
+                        .start(work::look_at_theirs(client, id, hash, ttl));
+                } else {
+                    let look = work::look_at_theirs(client, id, None, ttl);
+                    self.looking.start(in_turn(self.member.crowd(), look));
+                }
             } else if self.member.has_place() {
                 self.looking.start(work::look_at_ours(client, id, hash));
             } else {

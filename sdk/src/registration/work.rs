@@ -240,7 +240,7 @@ pub(super) async fn look_at_theirs(
 }
 
 /// How often somebody else's service is looked at, at most.
-const SHORT_LOOK: Duration = Duration::from_secs(1);
+pub(super) const SHORT_LOOK: Duration = Duration::from_secs(1);
 
 /// Deregisters what former selves have left on this agent; which ones those were.
 pub(super) async fn tidy_up(client: &Client, desired: &Desired) -> Result<Vec<ServiceId>> {

@@ -51,6 +51,31 @@ pub enum Status {
     Suspect(Suspicion),
 }
 
+/// As people read it: `live`, `stale for 3.2s: …`.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting { error: None } => f.write_str("not answered yet"),
+            Self::Connecting { error: Some(error) } => {
+                write!(f, "not answered yet: {}", error.chain())
+            }
+            Self::Live => f.write_str("live"),
+            Self::Stale(outage) => {
+                let Outage { error, .. } = outage;
+                write!(f, "stale for {:.1?}: {}", outage.lasts(), error.chain())
+            }
+            Self::Suspect(suspicion) => {
+                let Suspicion { gone, of, .. } = suspicion;
+                write!(
+                    f,
+                    "doubted for {:.1?}: {gone} of {of} are gone",
+                    suspicion.lasts()
+                )
+            }
+        }
+    }
+}
+
 /// A content that a [guard](super::Guard) does not believe yet.
 #[derive(Clone, Debug)]
 pub struct Suspicion {

@@ -179,7 +179,7 @@ impl Keeper {
                 self.agent_answers();
                 let hash = looked.service.as_ref().and_then(|one| one.content_hash());
                 self.hash = hash.map(Arc::from);
-                self.look_at = self.look_pace.take(now);
+                self.look_at = self.next_look(now);
                 return self.seen_theirs(now, &looked);
             }
             Ok(looked) => Ok(looked.service),
@@ -237,7 +237,9 @@ impl Keeper {
     /// Somebody else has found the agent: whoever has failed to reach it tries again.
     pub(super) fn agent_is_back(&mut self) {
         let now = Instant::now();
-        if self.trouble.look.is_some() && self.looking.is_empty() {
+        // Whoever holds no query has not noticed that the agent was away, and may have lost all.
+        let has_missed_it = self.trouble.look.is_some() || !self.member.has_place();
+        if has_missed_it && self.looking.is_empty() {
             self.look_at = now;
         }
         if self.trouble.beat.is_some() {
@@ -262,7 +264,12 @@ impl Keeper {
     fn next_look(&mut self, now: Instant) -> Instant {
         if self.hash.is_some() && !self.member.has_place() {
             // The heartbeats tell sooner if the agent has forgotten it.
-            return now + work::LOOK.mul_f64(0.5 + 0.5 * rand::random::<f64>());
+            let most = match self.yielded {
+                true => self.beats.iter().map(|beat| beat.rhythm.ttl()).min(),
+                false => None,
+            };
+            let most = most.map_or(work::LOOK, |ttl| ttl.clamp(work::SHORT_LOOK, work::LOOK));
+            return now + most.mul_f64(0.5 + 0.5 * rand::random::<f64>());
         }
         // Each answer is news or comes after a minute, unless something is in between that does not
         // wait.
@@ -276,6 +283,15 @@ impl Keeper {
     }
 
     fn look_from_scratch(&mut self, now: Instant) {
+        // The agent holds a query that nobody waits for any more until its wait is over: one that
+        // freezes again and again must not end up with nothing else.
+        let lately = self.scratched.is_some_and(|at| now < at + work::LOOK);
+        if !self.looking.is_empty() {
+            if lately && self.hash.is_some() {
+                return;
+            }
+            self.scratched = Some(now);
+        }
         self.looking.clear();
         self.hash = None;
         self.look_at = now;

@@ -15,6 +15,15 @@ struct Crowd {
 
 impl Crowd {
     async fn of(count: usize, ttl: Duration) -> Self {
+        Self::each(count, |one| one.check(CheckDefinition::alive_only(ttl))).await
+    }
+
+    /// Without any check.
+    async fn of_silent(count: usize) -> Self {
+        Self::each(count, |one| one).await
+    }
+
+    async fn each(count: usize, with: impl Fn(ServiceDefinition) -> ServiceDefinition) -> Self {
         let agent = Agent::in_memory();
         let (switch, refuses) = watch::channel(false);
         let tried = Arc::<AtomicU64>::default();
@@ -27,7 +36,7 @@ impl Crowd {
         let mut registrations = Vec::new();
         for number in 0..count {
             let one = ServiceDefinition::new("web").id(format!("web-{number}"));
-            let one = one.check(CheckDefinition::alive_only(ttl));
+            let one = with(one);
             registrations.push(reaching.register(one).await.unwrap());
         }
         Self {
@@ -49,7 +58,7 @@ impl Crowd {
 async fn of_many_some_hold_a_query_and_whoever_is_forgotten_comes_back() {
     let crowd = Crowd::of(100, TTL).await;
     sleep(Duration::from_secs(90)).await;
-    assert_eq!(crowd.agent.requests().open_queries(), 64);
+    assert_eq!(crowd.agent.requests().open_queries(), 32);
     for (number, within) in [(0, Duration::from_millis(50)), (99, TTL / 2)] {
         let id = format!("web-{number}");
         crowd.client.agent().deregister(&*id).await.unwrap();
@@ -64,7 +73,7 @@ async fn of_many_some_hold_a_query_and_whoever_is_forgotten_comes_back() {
     let mut registrations = crowd.registrations;
     registrations.remove(1).close().await.unwrap();
     sleep(Duration::from_secs(90)).await;
-    assert_eq!(crowd.agent.requests().open_queries(), 64);
+    assert_eq!(crowd.agent.requests().open_queries(), 32);
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,4 +95,34 @@ async fn many_look_for_their_agent_no_more_often_than_a_few_and_are_back_togethe
     }
     // Each of them finds out once for itself.
     assert!(tries[1] < 2 * tries[0] + 2 * 400, "{tries:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_without_heartbeats_are_back_soon_after_an_agent_that_was_wiped() {
+    let crowd = Crowd::of_silent(100).await;
+    sleep(Duration::from_secs(20)).await;
+    crowd.switch.send_replace(true);
+    sleep(Duration::from_secs(3)).await;
+    crowd.agent.wipe();
+    crowd.switch.send_replace(false);
+    let late = eventually(async || crowd.passing().await == 100).await;
+    assert!(late <= Duration::from_secs(1), "{late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_takes_nothing_from_a_successor_that_it_has_not_noticed() {
+    let older = Crowd::of_silent(100).await;
+    sleep(Duration::from_secs(20)).await;
+    let client = Client::builder().transport(older.agent.clone()).build();
+    let client = client.unwrap();
+    let mut newer = Vec::new();
+    for number in 0..100 {
+        let one = ServiceDefinition::new("web").id(format!("web-{number}"));
+        newer.push(client.register(one).await.unwrap());
+    }
+    for registration in older.registrations {
+        registration.close().await.unwrap();
+    }
+    let passing = client.health().service("web").passing();
+    assert_eq!(passing.send().await.unwrap().len(), 100);
 }

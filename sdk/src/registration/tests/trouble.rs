@@ -41,7 +41,7 @@ async fn a_goodbye_with_a_new_token_waits_for_an_agent_that_is_coming_back() {
         .token_file(&path)
         .build()
         .unwrap();
-    let registration = client.register(beating()).await.unwrap();
+    let registration = client.register(web()).await.unwrap();
     std::fs::write(&path, "second-one").unwrap();
     sleep(Duration::from_secs(2)).await;
     agent.inject(Fault::disconnect());
@@ -268,7 +268,7 @@ async fn a_goodbye_with_a_new_token_gets_by_a_dead_connection() {
         .build()
         .unwrap();
     for stage in ["/v1/agent/service/web-1", HEALTH, REGISTER, DEREGISTER] {
-        let registration = client.register(beating()).await.unwrap();
+        let registration = client.register(web()).await.unwrap();
         std::fs::write(&path, format!("second-{}", stage.len())).unwrap();
         sleep(Duration::from_secs(2)).await;
         agent.inject(Fault::hang().under(stage).times(1));

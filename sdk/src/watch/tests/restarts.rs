@@ -107,3 +107,16 @@ async fn an_early_answer_with_the_same_index_leads_to_a_read_without_one() {
     assert_eq!(keys(&watch.changed().await.unwrap()), ["restored"]);
     assert!(started.elapsed() < Duration::from_secs(2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_told_in_words() {
+    let known = pairs(&[("a", 7)]);
+    let script = Script::new([at_once(7, &known), after(5, 8, &known), Act::Refuse]);
+    let mut watch = script.client().kv().list("a").watch().unwrap();
+    assert_eq!(watch.status().to_string(), "not answered yet");
+    watch.ready().await.unwrap();
+    assert_eq!(watch.status().to_string(), "live");
+    while watch.status_changed().await.unwrap().is_live() {}
+    let told = watch.status().to_string();
+    assert!(told.starts_with("stale for 0.0ns: "), "{told}");
+}

@@ -235,7 +235,12 @@ async fn a_file_that_is_cut_or_of_another_query_is_not_taken() {
     let script = Script::new([Act::Hang]);
     let other = script.client().kv().list("other").watch().unwrap();
     nothing(other.keep_in(&file.0, DAY).unwrap()).await;
-    nothing(list(&script).keep_in(&file.0, Duration::from_nanos(1)).unwrap()).await;
+    nothing(
+        list(&script)
+            .keep_in(&file.0, Duration::from_nanos(1))
+            .unwrap(),
+    )
+    .await;
     std::fs::write(&file.0, &whole[..whole.len() / 2]).unwrap();
     nothing(list(&script).keep_in(&file.0, DAY).unwrap()).await;
     std::fs::write(&file.0, &whole).unwrap();
