@@ -308,21 +308,6 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether another process has registered this ID since it was last looked at: what it has is
-    /// not ours to take away.
-    fn is_somebody_elses(&self) -> impl Future<Output = bool> + Send + use<> {
-        let look = work::look(self.client.clone(), self.desired.id.clone(), None);
-        let look = in_turn(self.member.crowd(), look);
-        let ours = self.desired.boot;
-        async move {
-            let Ok(Ok(Some(service))) = tokio::time::timeout(PATIENCE, look).await else {
-                return false;
-            };
-            let theirs = Boot::of(&service);
-            theirs.is_some() && theirs != ours
-        }
-    }
-
     /// Begins although the agent has not taken the service yet.
     fn start_without(&mut self, err: Error) {
         let now = Instant::now();

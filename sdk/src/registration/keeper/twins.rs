@@ -2,12 +2,27 @@
 
 use tokio::time::Instant;
 
-use super::{CALM, Command, Happening, Keeper};
+use super::{CALM, Command, Happening, Keeper, PATIENCE, in_turn};
 use crate::error::{Error, ErrorKind};
 use crate::registration::mark::{self, Answer, Boot};
-use crate::registration::work::Looked;
+use crate::registration::work::{self, Looked};
 
 impl Keeper {
+    /// Whether another process has registered this ID since it was last looked at: what it has is
+    /// not ours to take away.
+    pub(super) fn is_somebody_elses(&self) -> impl Future<Output = bool> + Send + use<> {
+        let look = work::look(self.client.clone(), self.desired.id.clone(), None);
+        let look = in_turn(self.member.crowd(), look);
+        let ours = self.desired.boot;
+        async move {
+            let Ok(Ok(Some(service))) = tokio::time::timeout(PATIENCE, look).await else {
+                return false;
+            };
+            let theirs = Boot::of(&service);
+            theirs.is_some() && theirs != ours
+        }
+    }
+
     /// The agent has another content than ours under this ID.
     pub(super) fn overwritten(&mut self, now: Instant, theirs: Option<Boot>) {
         // One that carries our mark was written by somebody who had read it.
