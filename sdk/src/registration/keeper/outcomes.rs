@@ -187,7 +187,6 @@ impl Keeper {
         };
         match service {
             Ok(Some(service)) => {
-                self.trouble.look = None;
                 self.agent_answers();
                 self.hash = service.content_hash().map(Arc::from);
                 self.look_at = self.next_look(now);
@@ -229,7 +228,13 @@ impl Keeper {
 
     fn agent_answers(&mut self) {
         self.look_again.reset();
-        if self.gone_since.take().is_some() {
+        // One that restarts within a pause is never seen to be gone, only that it broke off.
+        let broke_off = self
+            .trouble
+            .look
+            .take()
+            .is_some_and(|err| matches!(err.kind(), ErrorKind::Transport | ErrorKind::Timeout));
+        if self.gone_since.take().is_some() || broke_off {
             self.member.found();
         }
     }
