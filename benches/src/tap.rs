@@ -31,8 +31,6 @@ pub struct Counts {
     pub requests: u64,
     /// Writes (`PUT`), whether answered or not.
     pub writes: u64,
-    /// Connections that are open.
-    pub open: u64,
     /// Answers of which at least the first byte came.
     pub answers: u64,
     /// Requests by which locks are taken and released: for keys, transactions, new sessions.
@@ -63,7 +61,6 @@ impl Tap {
     /// Cuts all connections and refuses others, as if nobody were there.
     pub async fn close(&mut self) {
         self.tasks.shutdown().await;
-        lock(&self.counts).open = 0;
     }
 
     /// Listens again where it did before [`Tap::close`].
@@ -150,13 +147,11 @@ async fn forward(client: TcpStream, agent: SocketAddr, counts: Arc<Mutex<Counts>
     let (from_client, to_client) = client.into_split();
     let (from_agent, to_agent) = agent.into_split();
     let waiting = Mutex::new(false);
-    lock(&counts).open += 1;
     // An error in one direction is the end of both: the peers see a closed connection.
     tokio::select! {
         _ = requests(from_client, to_agent, &counts, &waiting) => {}
         _ = answers(from_agent, to_client, &counts, &waiting) => {}
     }
-    lock(&counts).open -= 1;
 }
 
 async fn requests(

@@ -260,10 +260,9 @@ impl Keeper {
         }
     }
 
-    /// A pause, give or take half of it, and the longer the more registrations there are.
+    /// A pause, or a part of it, and the longer the more registrations there are.
     fn a_while(&self, pause: Duration) -> Duration {
-        let share = 0.5 + 0.5 * rand::random::<f64>();
-        self.member.spread(pause).mul_f64(share)
+        shortened(self.member.spread(pause))
     }
 
     fn next_look(&mut self, now: Instant) -> Instant {
@@ -274,7 +273,7 @@ impl Keeper {
                 false => None,
             };
             let most = most.map_or(work::LOOK, |ttl| ttl.clamp(work::SHORT_LOOK, work::LOOK));
-            return now + most.mul_f64(0.5 + 0.5 * rand::random::<f64>());
+            return now + shortened(most);
         }
         // Each answer is news or comes after a minute, unless something is in between that does not
         // wait.
@@ -410,6 +409,11 @@ impl Keeper {
         }
         self.state.send_replace(state);
     }
+}
+
+/// From half of it to all of it, so that many do not come together.
+fn shortened(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())
 }
 
 /// How long an agent that is gone is taken for one that restarts.
