@@ -1,6 +1,9 @@
 //! What is spoken, and who decides.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use lictor_tower::channel::{Protocol, Tls};
@@ -10,7 +13,9 @@ use support::eventually;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::server::{Options, SOON, Server, chain, channel, get, in_flight, text, version};
+use crate::server::{
+    Handshakes, Options, SOON, Server, chain, channel, get, in_flight, text, version,
+};
 
 async fn speaking(authority: &Authority, protocols: &[&str]) -> Server {
     let identity = authority.issue(&["web"]);
@@ -166,6 +171,42 @@ async fn a_server_that_changes_its_mind_after_a_restart_is_followed() {
         .await;
     }
     assert_eq!(in_flight(&channel), 0);
+}
+
+/// A request takes what an attempt to connect comes to that was under way before. What that met says
+/// nothing of the endpoint now.
+#[tokio::test]
+async fn an_attempt_that_began_before_a_request_and_fails_is_followed_by_one_for_the_request() {
+    let authority = Authority::new("alpn");
+    for way in [Handshakes::Break, Handshakes::EndAndClose] {
+        let server = speaking(&authority, &[]).await;
+        let (_feed, channel) = channel([server.endpoint()], trusting(&authority), |b| b);
+        version(&channel).await;
+        // The second needs a connection of its own, and is served by the first one's.
+        server.seen.handshakes.send_replace(Handshakes::Wait);
+        let first = channel.request(get("/stream?5")).await.unwrap();
+        let mut second = pin!(version(&channel));
+        begin(second.as_mut()).await;
+        eventually(SOON, async || server.seen.offers().len() == 2).await;
+        text(first).await;
+        second.await;
+
+        let mut held = pin!(channel.request(get("/never")));
+        begin(held.as_mut()).await;
+        let mut joins = pin!(channel.request(get("/version")));
+        begin(joins.as_mut()).await;
+        server.seen.handshakes.send_replace(way);
+        eventually(SOON, async || server.seen.open() == 1).await;
+        server.seen.handshakes.send_replace(Handshakes::End);
+        assert_eq!(text(joins.await.unwrap()).await, "HTTP/1.1", "{way:?}");
+        assert_eq!(server.seen.accepted(), 3, "{way:?}");
+    }
+}
+
+/// Polls what cannot have ended yet.
+async fn begin(mut future: Pin<&mut impl Future>) {
+    let is_pending = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending()));
+    assert!(is_pending.await);
 }
 
 async fn restarted(options: Options, addr: std::net::SocketAddr) -> Server {

@@ -23,6 +23,7 @@ use lictor_tower::source::{self, Feed, FeedSource};
 use support::certs::{Authority, Identity};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::rustls;
@@ -56,6 +57,19 @@ pub(crate) struct Seen {
     requests: AtomicU32,
     /// The name that each connection asked for, and the protocols that it offered.
     hellos: Mutex<Vec<(Option<String>, Vec<String>)>>,
+    pub(crate) handshakes: watch::Sender<Handshakes>,
+}
+
+/// What becomes of the handshakes that are under way or begin.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Handshakes {
+    #[default]
+    End,
+    Wait,
+    /// The connection is closed instead.
+    Break,
+    /// The connection is closed as soon as it could be used.
+    EndAndClose,
 }
 
 impl Seen {
@@ -210,9 +224,18 @@ async fn connection(stream: TcpStream, config: Option<Arc<ServerConfig>>, open: 
     let name = hello.server_name().map(str::to_owned);
     let told = (name, offered.collect());
     seen.hellos.lock().unwrap().push(told);
+    let mut handshakes = seen.handshakes.subscribe();
+    let way = handshakes.wait_for(|way| *way != Handshakes::Wait);
+    let way = way.await.map(|way| *way).unwrap_or_default();
+    if way == Handshakes::Break {
+        return;
+    }
     let Ok(stream) = start.into_stream(config).await else {
         return;
     };
+    if way == Handshakes::EndAndClose {
+        return;
+    }
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     serve(stream, is_h2, seen).await;
 }

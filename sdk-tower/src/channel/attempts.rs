@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::balance::{Candidate, Choice, HashKey, InFlight, Rng, Tried};
 use crate::connect::{
-    Checkout, Fault, Lease, Need, Outgoing, Protocol, SendFailed, Unavailable, Waiting,
+    Checkout, Fault, Lease, Need, Outgoing, Protocol, SendFailed, Unavailable, Waiting, Whose,
 };
 use crate::error::{Error, ErrorKind};
 use crate::retry::{BODY_LIMIT, MayRepeat, Standing, retry_after};
@@ -38,8 +38,9 @@ pub(super) struct Attempts {
     pub(super) tried: Tried,
     pub(super) key: Option<HashKey>,
     rng: Option<Rng>,
-    /// An endpoint of which an idle connection was dead: it is not at fault, and it is tried
-    /// again with a new connection if there is nobody else.
+    /// An endpoint of which an idle connection was dead, or an attempt to connect that had begun
+    /// before the request came: it may not be at fault, and it is tried again with a new connection
+    /// if there is nobody else.
     again: Option<Arc<Candidate<Upstream>>>,
     /// The first endpoint whose connections were all in use: where there is nobody else, the request
     /// stands in line there.
@@ -349,7 +350,10 @@ impl Attempts {
                 }
                 self.send(flight, lease)
             }
-            Poll::Ready(Err(Unavailable::Refused(refused))) => {
+            Poll::Ready(Err(Unavailable::Refused(refused, whose))) => {
+                if whose == Whose::Older && self.tried.len() < self.core.max_attempts {
+                    self.again = Some(Arc::clone(&flight));
+                }
                 flight.refused(self.core.balance.now());
                 self.tale.ends(&self.core.telemetry, &flight, Fate::Refused);
                 self.refusal(flight.target(), refused);

@@ -129,7 +129,7 @@ impl Attempts {
                         }
                         Poll::Ready(Err(unavailable)) => {
                             let mut fate = Fate::Left;
-                            if let Unavailable::Refused(refused) = unavailable {
+                            if let Unavailable::Refused(refused, _) = unavailable {
                                 fate = Fate::Refused;
                                 flight.refused(self.core.balance.now());
                                 self.refusal(flight.target(), refused);

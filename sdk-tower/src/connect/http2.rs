@@ -135,6 +135,10 @@ impl Http2 {
         self.reused
     }
 
+    pub(super) fn stood_before(&mut self) {
+        self.reused = true;
+    }
+
     /// Sends a request as soon as there is room for it.
     pub(super) fn send(&mut self, request: Request<Outgoing>) {
         self.before = self.answers.load(Ordering::Relaxed);

@@ -142,6 +142,14 @@ impl Lease {
         }
     }
 
+    /// The attempt that it came of was under way before the request that gets it.
+    pub(super) fn stood_before(&mut self) {
+        match self {
+            Self::Http1(connection) => connection.rest(),
+            Self::Http2(stream) => stream.stood_before(),
+        }
+    }
+
     /// What is spoken on the connection.
     pub(crate) fn wire(&self) -> Wire {
         match self {

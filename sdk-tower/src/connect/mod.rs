@@ -27,7 +27,7 @@ use crate::task::Runtime;
 pub(crate) use body::Outgoing;
 pub(crate) use dial::dial;
 pub(crate) use lease::{Fault, Lease, SendFailed};
-pub(crate) use pool::{Checkout, Need, Pool, Unavailable, Waiting};
+pub(crate) use pool::{Checkout, Need, Pool, Unavailable, Waiting, Whose};
 pub(crate) use slots::Addresses;
 #[cfg(feature = "tls")]
 pub(crate) use tls::Secured;

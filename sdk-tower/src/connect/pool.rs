@@ -1,18 +1,15 @@
 //! The connections to one endpoint.
 
 mod attempt;
+mod waiting;
 
 use std::collections::VecDeque;
-use std::error::Error as StdError;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
 use crate::endpoint::Target;
-use crate::error::BoxError;
 use crate::task::Group;
 
 use super::http1::Http1;
@@ -21,7 +18,10 @@ use super::lease::Lease;
 use super::slots::{Slot, Sockets};
 use super::{Residence, Settings, Wire};
 
-use attempt::{Attempt, Opened, RuntimeEnded};
+use attempt::{Attempt, Opened};
+use waiting::{Denied, Waiter};
+
+pub(crate) use waiting::{Need, Refused, Unavailable, Waiting, Whose};
 
 /// The connections to one endpoint. Dropping it is retiring it.
 pub(crate) struct Pool(Arc<Shared>);
@@ -49,6 +49,8 @@ struct State {
     /// by a connection that is in use.
     waiters: VecDeque<Waiter>,
     connecting: usize,
+    /// Attempts to connect that were ever begun.
+    begun: u64,
     /// Sockets that are open or being opened by this pool.
     open: usize,
     /// What the endpoint spoke last; none if nobody has asked it yet.
@@ -60,21 +62,6 @@ struct State {
     attempts: Option<Group>,
 }
 
-struct Waiter {
-    deliver: oneshot::Sender<Result<Lease, Denied>>,
-    need: Need,
-}
-
-/// Which connection will do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Need {
-    Any,
-    /// One that was opened for this request: others have just turned out to be dead.
-    Fresh,
-    /// Any, and if all that there may be are in use the request stands in line for one.
-    InLine,
-}
-
 /// What a pool has for a request.
 pub(crate) enum Checkout {
     Ready(Lease),
@@ -84,31 +71,6 @@ pub(crate) enum Checkout {
     /// The endpoint has left.
     Retired,
 }
-
-/// The wait for a connection: a new one, or one that another request gives back before.
-///
-/// Dropping it does not end the attempt to connect; the connection goes to the next request.
-pub(crate) struct Waiting(oneshot::Receiver<Result<Lease, Denied>>);
-
-/// Why somebody who waits gets no connection.
-enum Denied {
-    Refused(Refused),
-    Busy,
-}
-
-/// Why there is no connection.
-pub(crate) enum Unavailable {
-    Refused(Refused),
-    /// As many connections as there may be are in use.
-    Busy,
-    Retired,
-    /// The runtime that connections live in has ended.
-    Deserted,
-}
-
-/// Why an attempt to connect failed; told to everybody who waited for it.
-#[derive(Clone, Debug)]
-pub(crate) struct Refused(Arc<BoxError>);
 
 impl Pool {
     pub(crate) fn new(target: Target, settings: Arc<Settings>) -> Self {
@@ -128,6 +90,7 @@ impl Pool {
                 shared: None,
                 waiters: VecDeque::new(),
                 connecting: 0,
+                begun: 0,
                 open: 0,
                 wire,
                 age: 0,
@@ -165,10 +128,10 @@ impl Pool {
             drop(doubtful);
             return Checkout::Busy;
         }
-        let (deliver, waiting) = oneshot::channel();
-        state.waiters.push_back(Waiter { deliver, need });
+        let (waiter, waiting) = Waiter::new(need, state.begun);
+        state.waiters.push_back(waiter);
         shared.start(state);
-        Checkout::Wait(Waiting(waiting))
+        Checkout::Wait(waiting)
     }
 
     /// Opens one more connection than there are, if there are fewer than so many.
@@ -187,9 +150,9 @@ impl Pool {
         }
         let (tell, told) = oneshot::channel();
         let place = state.attempts.as_ref()?.place();
-        shared.begin(&mut state);
+        let number = shared.begin(&mut state);
         drop(state);
-        place.fill(Attempt::of(shared, Some(tell)).run());
+        place.fill(Attempt::of(shared, number, Some(tell)).run());
         Some(told)
     }
 
@@ -320,16 +283,19 @@ impl State {
         }
     }
 
-    /// Hands a connection to the first who wants it.
-    fn deliver(&mut self, mut lease: Lease, fresh: bool) -> Option<Lease> {
+    /// Hands a connection to the first who wants it; a new one comes of an attempt.
+    fn deliver(&mut self, mut lease: Lease, attempt: Option<u64>) -> Option<Lease> {
         while let Some(at) = self
             .waiters
             .iter()
-            .position(|waiter| fresh || waiter.need != Need::Fresh)
+            .position(|waiter| attempt.is_some() || waiter.need != Need::Fresh)
         {
             let Some(waiter) = self.waiters.remove(at) else {
                 break;
             };
+            if attempt.is_some_and(|attempt| waiter.came_after(attempt)) {
+                lease.stood_before();
+            }
             match waiter.deliver.send(Ok(lease)) {
                 Ok(()) => return None,
                 // Its caller has gone.
@@ -341,7 +307,7 @@ impl State {
     }
 
     /// Hands a shared connection to all, and keeps it unless there is one already.
-    fn share(&mut self, mut connection: Connection) -> Option<Connection> {
+    fn share(&mut self, mut connection: Connection, attempt: u64) -> Option<Connection> {
         if self.attempts.is_none() {
             return Some(connection);
         }
@@ -356,7 +322,11 @@ impl State {
         };
         if let Some(shared) = &mut self.shared {
             for waiter in self.waiters.drain(..) {
-                waiter.deliver.send(Ok(Lease::Http2(shared.stream()))).ok();
+                let mut lease = Lease::Http2(shared.stream());
+                if waiter.came_after(attempt) {
+                    lease.stood_before();
+                }
+                waiter.deliver.send(Ok(lease)).ok();
             }
             shared.rest();
         }
@@ -364,7 +334,7 @@ impl State {
     }
 
     /// Tells those for whom no attempt is under way, and who do not stand in line.
-    fn deny(&mut self, denied: impl Fn() -> Denied) -> usize {
+    fn deny(&mut self, denied: impl Fn(&Waiter) -> Denied) -> usize {
         let patient = |waiter: &Waiter| waiter.need == Need::InLine;
         let mut many = self.waiters.iter().filter(|one| !patient(one)).count();
         let mut told = 0;
@@ -372,7 +342,8 @@ impl State {
             && let Some(at) = self.waiters.iter().position(|one| !patient(one))
             && let Some(waiter) = self.waiters.remove(at)
         {
-            waiter.deliver.send(Err(denied())).ok();
+            let denied = denied(&waiter);
+            waiter.deliver.send(Err(denied)).ok();
             many -= 1;
             told += 1;
         }
@@ -380,8 +351,8 @@ impl State {
     }
 
     /// Tells that an attempt has failed.
-    fn refuse(&mut self, refused: &Refused) {
-        let denied = || Denied::Refused(refused.clone());
+    fn refuse(&mut self, refused: &Refused, attempt: u64) {
+        let denied = |waiter: &Waiter| waiter.refusal(refused, attempt);
         let told = self.deny(denied);
         // The attempt may have been for one in line: it had better look elsewhere. If it was the last
         // socket there is nothing to wait for.
@@ -389,13 +360,14 @@ impl State {
             0 | 1 => self.waiters.len().saturating_sub(self.connecting),
             _ => usize::from(told == 0 && self.waiters.len() > self.connecting),
         };
-        let in_line = if refused.0.is::<RuntimeEnded>() {
+        let in_line = if refused.is_deserted() {
             self.waiters.len()
         } else {
             in_line
         };
         for waiter in self.waiters.drain(..in_line) {
-            waiter.deliver.send(Err(denied())).ok();
+            let denied = denied(&waiter);
+            waiter.deliver.send(Err(denied)).ok();
         }
     }
 }
@@ -404,7 +376,7 @@ impl Shared {
     /// Takes a connection that is ready for a request.
     pub(super) fn give(&self, connection: Box<Http1>) {
         let mut state = self.lock();
-        let unwanted = self.put(&mut state, connection, false);
+        let unwanted = self.put(&mut state, connection, None);
         drop(state);
         drop(unwanted);
     }
@@ -435,11 +407,13 @@ impl Shared {
         state.wire == Some(Wire::Http2) || self.sockets.open() < self.settings.most_open
     }
 
-    /// Begins an attempt to connect, which is to be given a [`Slot`].
-    fn begin(&self, state: &mut State) {
+    /// Begins an attempt to connect, which is to be given a [`Slot`] and this number.
+    fn begin(&self, state: &mut State) -> u64 {
         state.connecting += 1;
         state.open += 1;
         self.sockets.begin();
+        state.begun += 1;
+        state.begun
     }
 
     fn slot(self: &Arc<Self>) -> Slot {
@@ -453,40 +427,40 @@ impl Shared {
             && self.has_room(&state)
             && let Some(attempts) = &state.attempts
         {
-            places.push(attempts.place());
-            self.begin(&mut state);
+            let place = attempts.place();
+            places.push((place, self.begin(&mut state)));
         }
         // If the runtime has ended, the attempts end here and ask for the lock.
         drop(state);
-        for place in places {
-            place.fill(Attempt::of(self, None).run());
+        for (place, number) in places {
+            place.fill(Attempt::of(self, number, None).run());
         }
     }
 
     /// Tells those who wait what came of an attempt to connect.
-    fn opened(self: &Arc<Self>, opened: Result<Opened, Refused>) {
+    fn opened(self: &Arc<Self>, attempt: u64, opened: Result<Opened, Refused>) {
         let mut state = self.lock();
         state.connecting = state.connecting.saturating_sub(1);
         match opened {
             Ok(Opened::Http1(mut connection)) => {
                 state.wire = Some(Wire::Http1);
                 connection.ends = self.end(&state);
-                let unwanted = self.put(&mut state, connection, true);
+                let unwanted = self.put(&mut state, connection, Some(attempt));
                 // Who has waited for a connection that all would share needs one for each.
                 self.start(state);
                 drop(unwanted);
-                self.lock().deny(|| Denied::Busy);
+                self.lock().deny(|_| Denied::Busy);
             }
             Ok(Opened::Http2(mut connection)) => {
                 state.wire = Some(Wire::Http2);
                 connection.ends = self.end(&state);
-                let surplus = state.share(connection);
+                let surplus = state.share(connection, attempt);
                 drop(state);
                 drop(surplus);
             }
             Err(refused) => {
                 tracing::debug!(target = %self.target, error = %refused, "connecting failed");
-                state.refuse(&refused);
+                state.refuse(&refused, attempt);
             }
         }
     }
@@ -500,13 +474,18 @@ impl Shared {
     }
 
     /// Hands a connection over or keeps it; gives it back if there is no room.
-    fn put(&self, state: &mut State, mut connection: Box<Http1>, fresh: bool) -> Option<Lease> {
+    fn put(
+        &self,
+        state: &mut State,
+        mut connection: Box<Http1>,
+        attempt: Option<u64>,
+    ) -> Option<Lease> {
         if state.attempts.is_none() || is_over(state.age, connection.ends) {
             return Some(Lease::Http1(connection));
         }
         connection.aged = state.age;
         connection.turn = state.next_turn();
-        match state.deliver(Lease::Http1(connection), fresh)? {
+        match state.deliver(Lease::Http1(connection), attempt)? {
             Lease::Http1(mut connection) if state.idle.len() < self.settings.most_idle => {
                 connection.rest();
                 state.idle.push(connection);
@@ -526,36 +505,6 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing under the lock can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Future for Waiting {
-    type Output = Result<Lease, Unavailable>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.get_mut().0)
-            .poll(cx)
-            .map(|delivered| match delivered {
-                Ok(Ok(lease)) => Ok(lease),
-                Ok(Err(Denied::Refused(refused))) if refused.0.is::<RuntimeEnded>() => {
-                    Err(Unavailable::Deserted)
-                }
-                Ok(Err(Denied::Refused(refused))) => Err(Unavailable::Refused(refused)),
-                Ok(Err(Denied::Busy)) => Err(Unavailable::Busy),
-                Err(_) => Err(Unavailable::Retired),
-            })
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl StdError for Refused {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source()
     }
 }
 

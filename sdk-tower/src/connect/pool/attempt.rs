@@ -1,7 +1,5 @@
 //! An attempt to connect, from the socket to a connection that is ready for requests.
 
-use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +16,14 @@ use crate::connect::stream::{Io, Stream};
 use crate::connect::{Settings, Wire};
 use crate::error::BoxError;
 
-use super::{Refused, Shared};
+use super::Shared;
+use super::waiting::{Refused, RuntimeEnded};
 
 /// An attempt that is under way; whatever ends it, those who wait are told.
 pub(super) struct Attempt {
     pool: Option<Arc<Shared>>,
+    /// Which of the pool's attempts it is.
+    number: u64,
     /// Its part of what may be open, until a stream has it.
     slot: Option<Slot>,
     /// Who asked for it, if no request did.
@@ -35,25 +36,16 @@ pub(super) enum Opened {
     Http2(Connection),
 }
 
-#[derive(Debug)]
-pub(super) struct RuntimeEnded;
-
-impl fmt::Display for RuntimeEnded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the runtime of the channel has ended")
-    }
-}
-
-impl StdError for RuntimeEnded {}
-
 impl Attempt {
     /// One that the state of the pool counts already.
     pub(super) fn of(
         pool: &Arc<Shared>,
+        number: u64,
         tell: Option<oneshot::Sender<Result<(), Refused>>>,
     ) -> Self {
         Self {
             pool: Some(Arc::clone(pool)),
+            number,
             slot: Some(pool.slot()),
             tell,
         }
@@ -71,9 +63,9 @@ impl Attempt {
         let Some(pool) = self.pool.take() else {
             return;
         };
-        let opened = opened.map_err(|error| Refused(Arc::new(error)));
+        let opened = opened.map_err(Refused::because);
         let told = opened.as_ref().map(|_| ()).map_err(Clone::clone);
-        pool.opened(opened);
+        pool.opened(self.number, opened);
         if let Some(tell) = self.tell.take() {
             tell.send(told).ok();
         }
