@@ -1,11 +1,13 @@
 //! The task behind a registration.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+mod first;
 mod outcomes;
 mod twins;
 
@@ -26,6 +28,7 @@ use crate::probe::Verdict;
 use crate::proto::backoff::Backoff;
 use crate::proto::pace::Pace;
 use crate::task::StopSignal;
+use first::{First, until_stopped};
 
 /// What the guard asks of its keeper.
 pub(super) enum Command {
@@ -206,7 +209,8 @@ impl Keeper {
         mut commands: mpsc::Receiver<Command>,
         ready: oneshot::Sender<Result<()>>,
     ) -> Result<()> {
-        let first = match until_stopped(&mut stop, self.establish()).await {
+        let begun = AtomicBool::new(false);
+        let first = match until_stopped(&mut stop, &begun, self.establish(&begun)).await {
             First::Done(Err(err)) if self.terms.starts_anyway && may_pass(&err) => {
                 self.start_without(err);
                 First::Done(Ok(()))
@@ -214,8 +218,13 @@ impl Keeper {
             first => first,
         };
         let haunted = match first {
+            First::Unheard => {
+                self.badges.over();
+                self.state.send_replace(State::Closed);
+                return Ok(());
+            }
             // Nobody waits for it any more.
-            First::Stopped { done } => !done,
+            First::Stopped => self.accepted.is_none(),
             First::Done(Err(err)) => {
                 // What never reached the agent, or was refused by it, leaves nothing behind.
                 let reached = err.is_transient() && !err.is_connect();
@@ -254,9 +263,8 @@ impl Keeper {
         let stale = self.accepted.is_some() && self.client.current_token() != self.token;
         let renew = stale.then(|| self.desired.clone());
         let id = self.desired.id.clone();
-        let turn = self.member.leave().await;
-        let outcome = work::goodbye(self.client.clone(), id, renew, haunted).await;
-        drop(turn);
+        let way = (self.client.clone(), &self.member);
+        let outcome = work::goodbye(way, id, renew, haunted).await;
         match &outcome {
             Ok(()) => tracing::info!(service = %self.desired.id, "service deregistered"),
             Err(err) => {
@@ -269,13 +277,20 @@ impl Keeper {
     }
 
     /// The first registration and the first heartbeats: then the service is what it says.
-    async fn establish(&mut self) -> Result<()> {
+    ///
+    /// What is sent from when `begun` is set may have reached the agent.
+    async fn establish(&mut self, begun: &AtomicBool) -> Result<()> {
         // Each comes back, or has failed, by its deadline.
         while self.probed.is_some() && self.desired.probed.is_none() {
             probed(&mut self.probed).await;
             self.desired.probed = verdict(&mut self.probed);
         }
-        let registered = in_turn(self.member.crowd(), self.register()).await;
+        let register = self.register();
+        let registered = in_turn(self.member.crowd(), async {
+            begun.store(true, Ordering::Relaxed);
+            register.await
+        });
+        let registered = registered.await;
         registered.result?;
         self.desired.boot = registered.boot;
         self.accepted = Some(self.desired.definition.clone());
@@ -566,25 +581,4 @@ async fn probed(probed: &mut Option<Probed>) {
 fn verdict(probed: &mut Option<Probed>) -> Option<Verdict> {
     let verdicts = probed.as_mut()?;
     verdicts.borrow_and_update().clone()
-}
-
-/// What the first registration came to.
-enum First {
-    Done(Result<()>),
-    /// The keeper was told to stop before; without `done`, a request may be on its way.
-    Stopped {
-        done: bool,
-    },
-}
-
-async fn until_stopped(stop: &mut StopSignal, work: impl Future<Output = Result<()>>) -> First {
-    let mut work = std::pin::pin!(work);
-    tokio::select! {
-        biased;
-        _ = stop.recv() => {
-            let last = tokio::time::timeout(PATIENCE, work).await;
-            First::Stopped { done: matches!(last, Ok(Ok(()))) }
-        }
-        outcome = &mut work => First::Done(outcome),
-    }
 }

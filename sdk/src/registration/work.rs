@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
-use super::crowd::Crowd;
+use super::crowd::{Crowd, Member};
 use super::desired::{Desired, Present};
 use super::mark::{Boot, LINEAGE};
 use crate::api::Answer;
@@ -285,11 +286,12 @@ pub(super) async fn maintain(
 /// nothing can come late. With `renew`, the agent knows the service by a token that has changed:
 /// without the new one, it could not tell the servers.
 pub(super) async fn goodbye(
-    client: Client,
+    (client, member): (Client, &Member),
     id: ServiceId,
     renew: Option<Desired>,
     haunted: bool,
 ) -> Result<()> {
+    let turn = member.leave().await;
     let deadline = Instant::now() + GOODBYE;
     let mut last = None;
     let leave = async {
@@ -297,7 +299,7 @@ pub(super) async fn goodbye(
             Some(desired) => renewed(&client, &id, desired, &mut last).await || haunted,
             None => haunted,
         };
-        deregistered(&client, &id, haunted, &mut last).await
+        deregistered((&client, member), (turn, &id), haunted, &mut last).await
     };
     if let Ok(result) = tokio::time::timeout_at(deadline, leave).await {
         return result;
@@ -353,8 +355,8 @@ async fn renewed(
 }
 
 async fn deregistered(
-    client: &Client,
-    id: &ServiceId,
+    (client, member): (&Client, &Member),
+    (mut turn, id): (Option<SemaphorePermit<'_>>, &ServiceId),
     haunted: bool,
     last: &mut Option<Error>,
 ) -> Result<()> {
@@ -380,8 +382,11 @@ async fn deregistered(
             return Ok(());
         }
         confirmations -= 1;
+        // Others leave meanwhile.
+        drop(turn);
         tokio::time::sleep(pause).await;
         pause = longer(pause);
+        turn = member.leave().await;
     }
 }
 

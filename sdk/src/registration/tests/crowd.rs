@@ -1,6 +1,7 @@
 //! Many registrations of one client.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use super::trouble::Refusing;
 use super::*;
@@ -125,4 +126,35 @@ async fn whoever_leaves_takes_nothing_from_a_successor_that_it_has_not_noticed()
     }
     let passing = client.health().service("web").passing();
     assert_eq!(passing.send().await.unwrap().len(), 100);
+}
+
+/// Polled once: a few are on their way then, and the others stand in line.
+#[tokio::test(start_paused = true)]
+async fn of_many_that_are_given_up_only_those_say_goodbye_that_the_agent_has_heard_of() {
+    for slow in [false, true] {
+        let agent = Agent::in_memory();
+        let client = Client::builder().transport(agent.clone()).build().unwrap();
+        if slow {
+            // They are not answered while they are waited for, and arrive after all.
+            let late = Fault::delay(Duration::from_secs(3)).under("/v1/agent/service/register");
+            agent.inject(late);
+        }
+        let mut given_up: Vec<_> = (0..1_000)
+            .map(|number| {
+                let one = ServiceDefinition::new("web").id(format!("web-{number}"));
+                client.register(one).into_future()
+            })
+            .collect();
+        for one in &mut given_up {
+            let _sent = std::future::poll_fn(|cx| Poll::Ready(one.as_mut().poll(cx))).await;
+        }
+        sleep(Duration::from_millis(1)).await;
+        drop(given_up);
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(agent.requests().open_queries(), 0);
+        let known = client.agent().services().await.unwrap();
+        assert_eq!(known.value().len(), 0, "{slow}");
+        let goodbyes = agent.requests().count_under("/v1/agent/service/deregister");
+        assert!(goodbyes <= if slow { 200 } else { 1_000 }, "{goodbyes}");
+    }
 }
