@@ -23,6 +23,9 @@ pub const BENCHES: [&str; 2] = [beats::BENCH, fan_out::BENCH];
 /// The first argument of a worker; the second is the job.
 const MODE: &str = "__measure";
 
+/// The first argument of an agent; there is no job, but the JSON of one.
+const AGENT: &str = "__agent";
+
 /// One measurement of one contender.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Job {
@@ -59,6 +62,7 @@ pub async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
     let done = match arguments.peek().map(String::as_str) {
         Some(MODE) => worker::run(arguments.nth(1), measure).await,
+        Some(AGENT) => beats::be_agent().await,
         _ => tokio::select! {
             done = coordinate(arguments) => done,
             () = worker::asked_to_end() => Err("interrupted".into()),
