@@ -82,3 +82,66 @@ mod consul {
         assert_eq!(tickets.len(), 0);
     }
 }
+
+mod watches {
+    use std::time::Duration;
+
+    use lictor::Client;
+    use lictor::api::agent::{CheckDefinition, ServiceDefinition};
+    use lictor::api::kv::Pair;
+    use lictor::watch::Snapshot;
+    use support::consul::Agent;
+    use support::eventually;
+    use tokio::time::timeout;
+
+    const WATCHES: usize = 400;
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// By default Consul takes 200 connections of one address.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn four_hundred_watches_hear_of_changes_and_leave_room_for_heartbeats_and_others() {
+        let agent = Agent::start().await;
+        let client = || Client::builder().address(agent.http_url()).build().unwrap();
+        let (watching, other) = (client(), client());
+        let mut watches = Vec::new();
+        for number in 0..WATCHES {
+            let key = format!("many/{number}");
+            watches.push(watching.kv().get(key).watch().unwrap());
+        }
+        for watch in &watches {
+            timeout(PATIENCE, watch.ready()).await.unwrap().unwrap();
+        }
+        // Only now: there are connections left for it, and for another process.
+        let ttl = CheckDefinition::alive_only(Duration::from_secs(3));
+        let definition = |id: &str| ServiceDefinition::new("web").id(id).check(ttl.clone());
+        let ours = watching.register(definition("ours")).await.unwrap();
+        let theirs = other.register(definition("theirs")).await.unwrap();
+        for round in 0..2 {
+            for number in 0..WATCHES {
+                let key = format!("many/{number}");
+                other.kv().put(key, round.to_string()).await.unwrap();
+            }
+            for watch in &mut watches {
+                let told = async {
+                    let is_new = |now: Snapshot<Pair>| {
+                        let pair = now.first().map(|pair| pair.value().to_vec());
+                        pair == Some(round.to_string().into_bytes())
+                    };
+                    while !watch.latest().is_some_and(is_new) {
+                        watch.changed().await.unwrap();
+                    }
+                };
+                timeout(PATIENCE, told).await.expect("each hears of it");
+                assert!(watch.status().is_live());
+            }
+            eventually(Duration::from_secs(10), async || {
+                let passing = other.health().service("web").passing();
+                passing.send().await.unwrap().len() == 2
+            })
+            .await;
+        }
+        for registration in [ours, theirs] {
+            registration.close().await.unwrap();
+        }
+    }
+}

@@ -152,7 +152,20 @@ impl Client {
         lives: impl Fn(&T) -> bool,
         make: impl FnOnce() -> Result<Arc<T>>,
     ) -> Result<Arc<T>> {
-        self.shared.slots.enter(&self.scope, key, lives, make)
+        let scope = Some(&*self.scope);
+        self.shared.slots.enter(scope, key, lives, make)
+    }
+
+    /// The one living `T` of all copies of this client, whoever they ask for, or a new one.
+    pub(crate) fn shared_by_all<T: Send + Sync + 'static>(
+        &self,
+        key: &str,
+        make: impl Fn() -> T,
+    ) -> Arc<T> {
+        let made = || Ok(Arc::new(make()));
+        let slot = self.shared.slots.enter(None, key, |_: &T| true, made);
+        // What is made cannot fail.
+        slot.unwrap_or_else(|_| Arc::new(make()))
     }
 }
 

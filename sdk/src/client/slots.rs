@@ -12,14 +12,15 @@ use crate::error::Result;
 pub(super) struct Slots(Mutex<HashMap<(TypeId, String), Vec<Slot>>>);
 
 struct Slot {
-    scope: Scope,
+    /// None if it is for all, whoever asks.
+    scope: Option<Scope>,
     thing: Weak<dyn Any + Send + Sync>,
 }
 
 impl Slots {
     pub(super) fn enter<T: Send + Sync + 'static>(
         &self,
-        scope: &Scope,
+        scope: Option<&Scope>,
         key: &str,
         lives: impl Fn(&T) -> bool,
         make: impl FnOnce() -> Result<Arc<T>>,
@@ -28,7 +29,11 @@ impl Slots {
         let key = (TypeId::of::<T>(), key.to_owned());
         let found = slots.get(&key).and_then(|same| {
             same.iter()
-                .filter(|slot| slot.scope.asks_like(scope))
+                .filter(|slot| match (&slot.scope, scope) {
+                    (None, None) => true,
+                    (Some(theirs), Some(ours)) => theirs.asks_like(ours),
+                    (None, Some(_)) | (Some(_), None) => false,
+                })
                 .filter_map(|slot| slot.thing.upgrade()?.downcast::<T>().ok())
                 .find(|thing| lives(thing))
         });
@@ -42,7 +47,7 @@ impl Slots {
         });
         let erased: Arc<dyn Any + Send + Sync> = Arc::<T>::clone(&thing);
         slots.entry(key).or_default().push(Slot {
-            scope: scope.clone(),
+            scope: scope.cloned(),
             thing: Arc::downgrade(&erased),
         });
         Ok(thing)

@@ -12,7 +12,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use crate::client::Client;
-use crate::error::Result;
 
 /// How many registrations hold a query at the agent; the others ask now and then.
 ///
@@ -34,13 +33,9 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// That of this client and of all of its copies that ask by the same token.
-    pub(super) fn of(client: &Client) -> Result<Arc<Self>> {
-        client.shared_slot(
-            "registrations",
-            |_: &Self| true,
-            || Ok(Arc::new(Self::new())),
-        )
+    /// That of this client and of all of its copies.
+    pub(super) fn of(client: &Client) -> Arc<Self> {
+        client.shared_by_all("registrations", Self::new)
     }
 
     fn new() -> Self {

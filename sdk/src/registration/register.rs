@@ -192,7 +192,7 @@ impl Register {
             on_conflict,
             starts_anyway,
         };
-        let member = Member::of(Crowd::of(&client)?);
+        let member = Member::of(Crowd::of(&client));
         let client_and_crowd = (client.clone(), member);
         let keeper = Keeper::new(
             client_and_crowd,

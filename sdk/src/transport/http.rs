@@ -95,7 +95,8 @@ fn client(settings: &Settings) -> Result<reqwest::Client> {
         .tcp_nodelay(true)
         .tcp_keepalive(Duration::from_secs(15))
         .connect_timeout(settings.connect_timeout)
-        .pool_idle_timeout(Duration::from_secs(90));
+        .pool_idle_timeout(Duration::from_secs(90))
+        .pool_max_idle_per_host(super::MOST_IDLE);
     if let Some(tls) = &settings.tls {
         builder = builder.tls_backend_preconfigured(tls.config()?);
         // The URI then bears the name that TLS expects, and every name resolves to the agent.

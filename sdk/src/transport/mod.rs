@@ -56,6 +56,12 @@ pub enum Lane {
     Beat,
 }
 
+/// How many connections of a lane are kept while nobody needs them.
+///
+/// The agent lets one address have 200 (`http_max_conns_per_client`), for all clients there: what is
+/// left of a burst is not to keep others out until it is too old.
+const MOST_IDLE: usize = 16;
+
 type Sending<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>>> + Send + 'a>>;
 
 /// Takes in the body of a good answer while it comes.

@@ -57,6 +57,7 @@ fn pool(connector: &Connector) -> Pool {
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(Duration::from_secs(90))
+        .pool_max_idle_per_host(super::MOST_IDLE)
         .http1_max_buf_size(READ_AT_ONCE)
         .build(connector.clone())
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::body::{Decoded, equal};
+use super::crowd::{GLANCE, Seat};
 use super::kinds::{Asked, Watchable, Watched};
 use super::snapshot::{Content, Outage, Status};
 use super::{BURST, MAX_STALENESS, PACE, WAIT};
@@ -78,6 +79,7 @@ pub(super) async fn run<E: Watchable>(
         selects: E::selects(&Asked(&question.call.target)),
     };
     let mut engine = Engine {
+        seat: Seat::among(&question.client),
         question,
         meaning,
         state,
@@ -127,6 +129,7 @@ struct Engine<T> {
     backoff: Backoff,
     pace: Pace,
     wait: Duration,
+    seat: Seat,
     version: u64,
 }
 
@@ -144,23 +147,29 @@ impl<T: Watched> Engine<T> {
                 let soonest = Instant::now() + SHORTEST_RETRY;
                 tokio::time::sleep_until(soonest.max(asked_at + delay)).await;
             }
+            tokio::time::sleep(self.seat.rest()).await;
         }
     }
 
     /// One query and what it means.
     async fn ask(&mut self) -> Result<()> {
         let mut call = self.question.call.clone();
+        let wait = if self.seat.has_place() {
+            self.wait
+        } else {
+            GLANCE
+        };
         if let Some(index) = self.cursor.index() {
             call.target.push_number("index", index);
-            wait_for(&mut call, self.wait)?;
+            wait_for(&mut call, wait)?;
         }
+        let turn = self.seat.turn().await;
         let asked_at = Instant::now();
         let raw = self.question.client.send(call).await?;
+        drop(turn);
         let raw = self.acceptable(raw)?;
         let meta = raw.meta();
-        let step = self
-            .cursor
-            .advance(meta.index(), asked_at.elapsed(), self.wait);
+        let step = self.cursor.advance(meta.index(), asked_at.elapsed(), wait);
         match step {
             Step::Reread => return Ok(()),
             Step::Unchanged => {}
