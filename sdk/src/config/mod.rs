@@ -40,8 +40,10 @@
 //! - [`key`](Settings::key) is one document: JSON, or what a [codec](Settings::codec) reads.
 //! - [`tree`](Settings::tree) is all keys below a folder, nested by `/`. Each value is read as what
 //!   the type wants in its place: `8080` is a number for a `u16` and a text for a `String`; where a
-//!   list or a map is wanted it is JSON, and a folder with the keys `0`, `1`, `2` is a list, too. Texts
-//!   and names stand there as they are, without quotes: write them by
+//!   list or a map is wanted it is JSON, and a folder with the keys `0`, `1`, `2` is a list, too. With
+//!   a gap between them it is refused where a list is wanted, and the gap is told: to shorten such a
+//!   list, delete from its end, or write all of it in one transaction. Where a map is wanted, any
+//!   names will do. Texts and names stand there as they are, without quotes: write them by
 //!   [`Kv::put`](crate::api::kv::Kv::put), not as JSON by [`put_as`](crate::api::kv::Kv::put_as). An
 //!   empty key that ends with `/`, as Consul's own pages make them, is a folder and no more.
 //!
