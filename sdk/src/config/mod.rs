@@ -51,7 +51,7 @@
 //!
 //! - **Nothing bad gets in.** A value that cannot be read, or that the validation refuses, changes
 //!   nothing: the last good one stays in force, and [`State::Rejected`] tells why, by the path in
-//!   the type and the key it came by. Good and bad are judged over all layers at once.
+//!   the type and the key it came by, or the keys and folders where it should stand. Good and bad are judged over all layers at once.
 //! - **Nothing is lost by accident.** When the last of all keys is deleted, the last good value
 //!   stays, and [`State::Removed`] tells it, unless [`Removal::Defaults`] is wished for.
 //! - **An outage changes nothing.** [`State::Stale`] tells it. [Kept](Settings::keep_in) settings

@@ -27,12 +27,20 @@ pub(super) struct Wrong {
     path: Vec<String>,
     /// The key that the value came by.
     from: Option<Arc<str>>,
+    /// Where all of the settings come from, if they did not come by one key.
+    within: Option<String>,
     text: String,
 }
 
 impl Wrong {
     fn below(mut self, name: &str) -> Self {
         self.path.push(name.to_owned());
+        self
+    }
+
+    /// Says where to look for what came by no key: for a name that is missing.
+    pub(super) fn within(mut self, place: &str) -> Self {
+        self.within = Some(place.to_owned());
         self
     }
 
@@ -46,13 +54,15 @@ impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path: Vec<&str> = self.path.iter().rev().map(String::as_str).collect();
         let path = path.join(".");
-        match (&*path, &self.from) {
+        let key = self
+            .from
+            .as_deref()
+            .map(|key| format!("key {:?}", shortened(key)));
+        match (&*path, key.as_ref().or(self.within.as_ref())) {
             ("", None) => {}
-            ("", Some(key)) => write!(f, "key {:?}: ", shortened(key))?,
+            ("", Some(place)) => write!(f, "{place}: ")?,
             (path, None) => write!(f, "`{}`: ", shortened(path))?,
-            (path, Some(key)) => {
-                write!(f, "`{}` of key {:?}: ", shortened(path), shortened(key))?;
-            }
+            (path, Some(place)) => write!(f, "`{}` of {place}: ", shortened(path))?,
         }
         f.write_str(&self.text)
     }
@@ -65,6 +75,7 @@ impl de::Error for Wrong {
         Self {
             path: Vec::new(),
             from: None,
+            within: None,
             text: text.to_string(),
         }
     }
@@ -275,7 +286,10 @@ fn counted(nodes: BTreeMap<String, Node>) -> Result<Vec<Node>, Wrong> {
             return Err(wrong(what).below(&name));
         };
         if let Some((other, _)) = numbered.insert(number, (name.clone(), node)) {
-            let what = format!("the same element of a list as `{}`: {COUNT}", shortened(&other));
+            let what = format!(
+                "the same element of a list as `{}`: {COUNT}",
+                shortened(&other)
+            );
             return Err(wrong(what).below(&name));
         }
     }
@@ -483,7 +497,10 @@ mod tests {
                 &[("peers/0", "a"), ("peers/2", "c")],
                 "`peers`: a list is wanted here, and it has `2` but no `1`: name the keys `0`",
             ),
-            (&[("peers/1", "b")], "`peers`: a list is wanted here, and it has `1` but no `0`"),
+            (
+                &[("peers/1", "b")],
+                "`peers`: a list is wanted here, and it has `1` but no `0`",
+            ),
             (
                 &[("peers/1", "b"), ("peers/01", "c"), ("peers/0", "a")],
                 "`peers.1`: the same element of a list as `01`",
