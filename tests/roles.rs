@@ -208,3 +208,62 @@ async fn an_observer_that_hears_nothing_says_since_when_and_who_led_and_recovers
     leader.stop().await;
     shows(&mut observer, |view| matches!(view, LeaderView::Nobody)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn work_that_rejoins_at_once_does_not_keep_consul_busy() {
+    let agent = Agent::in_memory();
+    let mut terms = 0;
+    let minute = tokio::time::sleep(Duration::from_secs(60));
+    let election = client(&agent).election("leader");
+    let run = election.run(minute, async |_| {
+        terms += 1;
+        match terms {
+            // Without pauses the clock would never move.
+            1000.. => Next::Stop,
+            _ => Next::Rejoin,
+        }
+    });
+    let outcome = timeout(LONG, run).await.expect("in time").unwrap();
+    assert!(!matches!(outcome, Outcome::Finished), "{outcome:?}");
+    assert!((12..=100).contains(&terms), "{terms} terms in a minute");
+    let requests = agent.requests().total();
+    assert!(requests < 1500, "{requests} requests in {terms} terms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn candidates_that_step_down_for_each_other_do_not_keep_consul_busy() {
+    let agent = Agent::in_memory();
+    let terms = std::sync::atomic::AtomicU64::new(0);
+    let run = async || {
+        let minute = tokio::time::sleep(Duration::from_secs(60));
+        let election = client(&agent).election("leader");
+        let run = election.run(minute, async |_| {
+            match terms.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                1000.. => Next::Stop,
+                _ => Next::StepDown,
+            }
+        });
+        timeout(LONG, run).await.expect("in time").unwrap()
+    };
+    let outcomes = tokio::join!(run(), run());
+    let terms = terms.into_inner();
+    assert!((12..=200).contains(&terms), "{terms} terms in a minute");
+    for outcome in [outcomes.0, outcomes.1] {
+        assert!(!matches!(outcome, Outcome::Finished), "{outcome:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_that_has_lasted_is_followed_by_the_next_at_once() {
+    let agent = Agent::in_memory();
+    let mut terms = 0;
+    let minute = tokio::time::sleep(Duration::from_secs(60));
+    let election = client(&agent).election("leader");
+    let run = election.run(minute, async |_| {
+        terms += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Next::Rejoin
+    });
+    timeout(LONG, run).await.expect("in time").unwrap();
+    assert!((55..=60).contains(&terms), "{terms} terms in a minute");
+}

@@ -329,7 +329,7 @@ async fn observers_see_leaders_come_publish_and_go(agent: &TestAgent) {
             leadership.session()
         );
         let wrong = eventually_some(LONG, async || numbers.current().leader().cloned()).await;
-        assert_eq!(wrong.value().unwrap_err().kind(), ErrorKind::Decode);
+        assert_eq!(wrong.value().unwrap_err().kind(), ErrorKind::Value);
         leaders.push(leadership.session().clone());
         leadership.resign().await.unwrap();
         assert!(matches!(observer.next().await, Some(LeaderView::Nobody)));

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use lictor::ErrorKind;
+use ::http::Method;
 use lictor::api::agent::{CheckDefinition, ServiceDefinition};
 use lictor::api::health::Status;
 use lictor::api::query::PreparedQuery;
+use lictor::ident::QueryId;
 use lictor::watch::{Failover, Status as WatchStatus};
+use lictor::{Error, ErrorKind};
 use serde_json::{Value, json};
 use support::{eventually, http};
 use tokio::time::timeout;
@@ -16,6 +18,7 @@ use crate::TestAgent;
 on_both_agents![
     an_event_is_fired_listed_and_told_to_who_follows,
     an_event_that_gossip_has_no_room_for_is_refused_before_it_is_sent,
+    an_event_that_consul_refuses_is_not_worth_repeating,
     events_are_answered_alike,
     an_event_for_others_is_not_listed,
     a_query_is_kept_changed_and_deleted,
@@ -78,6 +81,25 @@ async fn an_event_that_gossip_has_no_room_for_is_refused_before_it_is_sent(agent
     assert_eq!(err.kind(), ErrorKind::Invalid);
     let nameless = client.event().fire("", "").await;
     assert_eq!(nameless.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+/// A refusal that no repetition changes.
+fn is(err: &Error, kind: ErrorKind) {
+    assert_eq!(err.kind(), kind, "{err}");
+    assert!(!err.is_transient(), "{err}");
+}
+
+async fn an_event_that_consul_refuses_is_not_worth_repeating(agent: &TestAgent) {
+    let (client, name) = (agent.client(), agent.name("refused"));
+    let fire = || client.event().fire(&*name, "");
+    is(&fire().tag("a").await.unwrap_err(), ErrorKind::Refused);
+    is(&fire().node("(").await.unwrap_err(), ErrorKind::Refused);
+    is(&fire().service("(").await.unwrap_err(), ErrorKind::Refused);
+    let service = fire().service("a").tag("(");
+    is(&service.await.unwrap_err(), ErrorKind::Refused);
+    let big = client.raw(Method::PUT, format!("/v1/event/fire/{name}"));
+    let big = big.body(vec![b'a'; 480]).await.unwrap_err();
+    is(&big, ErrorKind::RequestTooLarge);
 }
 
 async fn send(agent: &TestAgent, method: &str, path: &str, body: &str) -> (u16, String) {
@@ -162,6 +184,7 @@ async fn a_query_is_kept_changed_and_deleted(agent: &TestAgent) {
 
     let taken = client.query().create(&query).await.unwrap_err();
     assert!(taken.to_string().contains("aliases an existing"), "{taken}");
+    is(&taken, ErrorKind::Conflict);
     let other = PreparedQuery::new("db").name(&name);
     client.query().update(&id, &other).await.unwrap();
     let explained = client.query().explain(&*name).await.unwrap();
@@ -172,7 +195,20 @@ async fn a_query_is_kept_changed_and_deleted(agent: &TestAgent) {
     assert!(client.query().read(&id).await.unwrap().is_none());
     let gone = client.query().execute(&*name).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
-    assert!(client.query().delete(&id).await.is_err());
+    is(
+        &client.query().delete(&id).await.unwrap_err(),
+        ErrorKind::NotFound,
+    );
+    is(
+        &client.query().update(&id, &query).await.unwrap_err(),
+        ErrorKind::NotFound,
+    );
+    let odd = QueryId::new("no-uuid").unwrap();
+    is(
+        &client.query().delete(&odd).await.unwrap_err(),
+        ErrorKind::NotFound,
+    );
+    assert!(client.query().read(&odd).await.unwrap().is_none());
     let nameless = PreparedQuery::new("");
     let err = client.query().create(&nameless).await.unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Invalid);

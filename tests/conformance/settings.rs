@@ -56,7 +56,7 @@ async fn a_value_of_another_type_is_told_with_its_key(agent: &TestAgent) {
     kv.put(&*key, r#"{"a": "many"}"#).await.unwrap();
     let read = kv.get_as::<BTreeMap<String, u32>>(&*key).await;
     let err = read.unwrap_err();
-    assert_eq!(err.kind(), ErrorKind::Decode);
+    assert_eq!(err.kind(), ErrorKind::Value);
     assert!(err.to_string().contains(&format!("{key:?}")), "{err}");
     assert!(err.to_string().contains("expected u32"), "{err}");
     let called = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -68,7 +68,7 @@ async fn a_value_of_another_type_is_told_with_its_key(agent: &TestAgent) {
         }
     });
     let err = update.await.unwrap_err();
-    assert_eq!(err.kind(), ErrorKind::Decode);
+    assert_eq!(err.kind(), ErrorKind::Value);
     assert!(!called.load(std::sync::atomic::Ordering::SeqCst));
     // JSON has no maps by lists.
     let odd = BTreeMap::from([(vec![1], 1)]);
@@ -224,6 +224,9 @@ async fn a_bad_value_keeps_the_last_good_one_and_tells_why(agent: &TestAgent) {
     let rejected = |state: &State<Value>| match state {
         State::Rejected { value, error } => {
             assert_eq!(**value, json!(1));
+            assert_eq!(error.kind(), ErrorKind::Value, "{error}");
+            // Whatever is wrong with it, the key is named.
+            assert!(error.to_string().contains(&key), "{error}");
             Some(error.to_string())
         }
         _ => None,
@@ -277,7 +280,7 @@ async fn settings_that_are_bad_or_absent_at_first_are_told_by_open(agent: &TestA
     assert!(open().open().await.unwrap().get().is_empty());
     put(&client, &key, r#"{"a": -1}"#).await;
     let err = open().open().await.unwrap_err();
-    assert_eq!(err.kind(), ErrorKind::Decode);
+    assert_eq!(err.kind(), ErrorKind::Value);
     let told = err.to_string();
     assert!(told.contains("`a` of key") && told.contains(&key), "{told}");
     let fallback = BTreeMap::from([("a".to_owned(), 9)]);

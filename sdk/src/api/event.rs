@@ -42,7 +42,9 @@ impl Events {
     /// Gossip has little room: name, payload and [filters](Write::node) together must fit into 512
     /// bytes as Consul packs them, which leaves 414 to the payload of an event with a name of one
     /// letter, and two less for each further one. What can never fit is refused when the call is
-    /// awaited.
+    /// awaited. Consul refuses the rest with
+    /// [`ErrorKind::RequestTooLarge`](crate::ErrorKind::RequestTooLarge), and a filter that is no
+    /// regular expression with [`ErrorKind::Refused`](crate::ErrorKind::Refused).
     #[doc(alias = "PUT /v1/event/fire/:name")]
     pub fn fire(&self, name: impl Into<Arc<str>>, payload: impl Into<Bytes>) -> Write<Fire> {
         let (name, payload) = (EventName::new(name), payload.into());
@@ -91,7 +93,7 @@ filters! {
     /// Only agents with a service whose name fits this regular expression (Go's). Default: all.
     service;
     /// Only agents with such a service that has a tag that fits this regular expression (Go's);
-    /// needs a service filter. Default: all.
+    /// needs a service filter, and is refused without one. Default: all.
     tag;
 }
 

@@ -12,7 +12,7 @@ use super::endpoint::{Answered, answers_with_list};
 use super::health::ServiceEntry;
 use super::{Endpoint, Read, Write};
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Datacenter, QueryId, QueryName, ServiceName, SessionId};
 use crate::proto::duration;
 use crate::proto::json;
@@ -57,22 +57,22 @@ pub struct Queries {
 impl Queries {
     /// Keeps a query; the answer is its ID.
     ///
-    /// A name that another query has is refused by Consul. Not to be repeated blindly: after a lost
-    /// answer a query may be there whose ID nobody knows.
+    /// A name that another query has is refused with [`ErrorKind::Conflict`]. Not to be repeated
+    /// blindly: after a lost answer a query may be there whose ID nobody knows.
     #[doc(alias = "POST /v1/query")]
     pub fn create(&self, query: &PreparedQuery) -> Write<Create> {
         let target = Target::new("/v1/query");
         query.written(Write::put(&self.client, target, Create(())).posting())
     }
 
-    /// Replaces a query.
+    /// Replaces a query; one that is not there is answered with [`ErrorKind::NotFound`].
     #[doc(alias = "PUT /v1/query/:id")]
     pub fn update(&self, id: &QueryId, query: &PreparedQuery) -> Write<Done> {
         let target = Target::of(PATH, id);
         query.written(Write::put(&self.client, target, Done(())))
     }
 
-    /// Deletes a query; one that is not there is refused by Consul.
+    /// Deletes a query; one that is not there is answered with [`ErrorKind::NotFound`].
     #[doc(alias = "DELETE /v1/query/:id")]
     pub fn delete(&self, id: &QueryId) -> Write<Done> {
         let target = Target::of(PATH, id);
@@ -93,8 +93,8 @@ impl Queries {
 
     /// Asks a query, by its name, its ID, or a name that a template fits.
     ///
-    /// One that is not there is answered with [`ErrorKind::NotFound`](crate::ErrorKind::NotFound).
-    /// To follow it, see [`Read::watch_every`].
+    /// One that is not there is answered with [`ErrorKind::NotFound`]. To follow it, see
+    /// [`Read::watch_every`].
     #[doc(alias = "GET /v1/query/:name/execute")]
     pub fn execute(&self, name: impl Into<Arc<str>>) -> Read<Execute> {
         let path = QueryName::new(name).map(|name| format!("{name}/execute"));
@@ -485,7 +485,12 @@ impl Endpoint for One {
         if answer.0.status == StatusCode::NOT_FOUND && answer.0.body.ends_with(b"Query not found") {
             return Ok(None);
         }
-        Ok(answer.good()?.json::<Vec<StoredQuery>>()?.pop())
+        let failed = answer.0.status == StatusCode::INTERNAL_SERVER_ERROR;
+        match answer.good() {
+            // An ID that is no UUID, which 1.8.7 answers with 500, is nobody's.
+            Err(err) if failed && err.kind() == ErrorKind::NotFound => Ok(None),
+            good => Ok(good?.json::<Vec<StoredQuery>>()?.pop()),
+        }
     }
 }
 

@@ -18,8 +18,8 @@ use crate::ident::shortened;
 impl Kv {
     /// One key's value, read from JSON; `None` if the key does not exist.
     ///
-    /// A value that is something else fails with [`ErrorKind::Decode`], which names the key and
-    /// says what is wrong; it may quote from the value.
+    /// A value that is something else fails with [`ErrorKind::Value`], which names the key and says
+    /// what is wrong; it may quote from the value.
     ///
     /// # Examples
     ///
@@ -99,7 +99,7 @@ pub(crate) fn unreadable(key: &str, err: &BoxError) -> Error {
         "key {:?}: the value is not what is expected: {err}",
         shortened(key)
     );
-    Error::new(ErrorKind::Decode).context(what)
+    Error::new(ErrorKind::Value).context(what)
 }
 
 /// One key's value as a type: [`Kv::get_as`].

@@ -15,13 +15,14 @@ use crate::api::kv::Pair;
 use crate::api::unreadable;
 use crate::codec::{BoxError, Decode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ident::{Key, shortened};
 use crate::task::StopSignal;
 use crate::watch::{Watch, any_changed};
 
 /// One layer of settings.
 pub(super) enum Layer {
     Defaults(Node),
-    Key(Watch<Pair>),
+    Key(Key, Watch<Pair>),
     /// A prefix that ends with `/`.
     Tree(String, Watch<Pair>),
 }
@@ -30,14 +31,14 @@ impl Layer {
     fn watch(&self) -> Option<&Watch<Pair>> {
         match self {
             Self::Defaults(_) => None,
-            Self::Key(watch) | Self::Tree(_, watch) => Some(watch),
+            Self::Key(_, watch) | Self::Tree(_, watch) => Some(watch),
         }
     }
 
     fn watch_mut(&mut self) -> Option<&mut Watch<Pair>> {
         match self {
             Self::Defaults(_) => None,
-            Self::Key(watch) | Self::Tree(_, watch) => Some(watch),
+            Self::Key(_, watch) | Self::Tree(_, watch) => Some(watch),
         }
     }
 
@@ -46,8 +47,20 @@ impl Layer {
     }
 }
 
+/// Where settings come from, for errors about all of them.
+pub(super) fn place(layers: &[Layer]) -> String {
+    let names = layers.iter().filter_map(|layer| match layer {
+        Layer::Defaults(_) => None,
+        Layer::Key(key, _) => Some(format!("key {:?}", shortened(key))),
+        Layer::Tree(prefix, _) => Some(format!("folder {:?}", shortened(prefix))),
+    });
+    names.collect::<Vec<_>>().join(" and ")
+}
+
 /// How settings are read and judged.
 pub(super) struct Rules<T> {
+    /// Where they come from.
+    pub(super) place: String,
     pub(super) codec: Arc<dyn Decode<Tree>>,
     pub(super) validate: Option<Arc<Validate<T>>>,
     pub(super) removal: Removal,
@@ -78,7 +91,7 @@ fn found<T>(layers: &[Layer], rules: &Rules<T>) -> Option<Result<Found>> {
         is_there |= !pairs.is_empty();
         let upper = match layer {
             Layer::Defaults(defaults) => defaults.clone(),
-            Layer::Key(_) => match pairs.first() {
+            Layer::Key(..) => match pairs.first() {
                 Some(pair) => match document(pair, rules) {
                     Ok(node) => node,
                     Err(err) => return Some(Err(err)),
@@ -108,15 +121,22 @@ fn document<T>(pair: &Pair, rules: &Rules<T>) -> Result<Node> {
 /// The value that the layers are together.
 fn judged<T: DeserializeOwned>(found: Found, rules: &Rules<T>) -> Result<Arc<T>> {
     let Found { node, is_there } = found;
-    let value: T = guarded("reading it", || Ok(read(node)?)).map_err(|err| match is_there {
+    let place = &rules.place;
+    let reading = || -> Result<T, BoxError> {
+        match is_there {
+            true => read(node).map_err(|wrong| wrong.within(place).into()),
+            false => Ok(read(node)?),
+        }
+    };
+    let value = guarded("reading them", reading).map_err(|err| match is_there {
         true => unfit(&err),
         false => Error::new(ErrorKind::NotFound)
-            .context(format!("there is no key, and without one: {err}")),
+            .context(format!("{place}: nothing is there, and without it: {err}")),
     })?;
     if let Some(validate) = &rules.validate {
         guarded("the validation", || validate(&value)).map_err(|err| {
-            let what = format!("the settings are refused: {err}");
-            Error::new(ErrorKind::Decode).context(what)
+            let what = format!("the settings of {place} are refused: {err}");
+            Error::new(ErrorKind::Value).context(what)
         })?;
     }
     Ok(Arc::new(value))
@@ -124,7 +144,7 @@ fn judged<T: DeserializeOwned>(found: Found, rules: &Rules<T>) -> Result<Arc<T>>
 
 fn unfit(err: &BoxError) -> Error {
     let what = format!("the settings cannot be read: {err}");
-    Error::new(ErrorKind::Decode).context(what)
+    Error::new(ErrorKind::Value).context(what)
 }
 
 /// What the caller's code says; a panic in it must not end the task.
@@ -305,4 +325,65 @@ fn is_same<T>(one: &State<T>, other: &State<T>) -> bool {
         _ => false,
     };
     same && Arc::ptr_eq(one.value(), other.value())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::codec::Json;
+
+    #[derive(Debug, Deserialize)]
+    struct Limits {
+        requests: u32,
+    }
+
+    fn of(json: &str, is_there: bool) -> Result<Arc<Limits>> {
+        let rules = Rules {
+            place: r#"key "all" and folder "web/""#.to_owned(),
+            codec: Arc::new(Json),
+            validate: Some(Arc::new(|limits: &Limits| match limits.requests {
+                0 => Err("`requests` is 0: must be at least 1".into()),
+                13 => panic!("what a validation must not do"),
+                _ => Ok(()),
+            })),
+            removal: Removal::Keep,
+        };
+        let Tree(node) = serde_json::from_str(json).unwrap();
+        judged(Found { node, is_there }, &rules)
+    }
+
+    #[test]
+    fn a_bad_value_is_told_as_such_with_where_it_stands() {
+        assert_eq!(of(r#"{"requests": 1}"#, true).unwrap().requests, 1);
+        for (json, told) in [
+            (
+                r#"{"requests": 0}"#,
+                r#"bad value: the settings of key "all" and folder "web/" are refused: `requests` is 0: must be at least 1"#,
+            ),
+            (
+                r#"{"requests": 13}"#,
+                r#"bad value: the settings of key "all" and folder "web/" are refused: the validation panicked"#,
+            ),
+            (
+                "{}",
+                r#"bad value: the settings cannot be read: key "all" and folder "web/": missing field `requests`"#,
+            ),
+            (
+                r#"{"requests": "many"}"#,
+                r#"bad value: the settings cannot be read: `requests` of key "all" and folder "web/": invalid type: string "many", expected u32"#,
+            ),
+        ] {
+            let err = of(json, true).unwrap_err();
+            assert_eq!(err.to_string(), told);
+            assert_eq!(err.kind(), ErrorKind::Value);
+            assert!(!err.is_transient());
+        }
+        let none = of("{}", false).unwrap_err();
+        assert_eq!(
+            none.to_string(),
+            r#"not found: key "all" and folder "web/": nothing is there, and without it: missing field `requests`"#
+        );
+    }
 }

@@ -40,8 +40,10 @@
 //! - [`key`](Settings::key) is one document: JSON, or what a [codec](Settings::codec) reads.
 //! - [`tree`](Settings::tree) is all keys below a folder, nested by `/`. Each value is read as what
 //!   the type wants in its place: `8080` is a number for a `u16` and a text for a `String`; where a
-//!   list or a map is wanted it is JSON, and a folder with the keys `0`, `1`, `2` is a list, too. Texts
-//!   and names stand there as they are, without quotes: write them by
+//!   list or a map is wanted it is JSON, and a folder with the keys `0`, `1`, `2` is a list, too. With
+//!   a gap between them it is refused where a list is wanted, and the gap is told: to shorten such a
+//!   list, delete from its end, or write all of it in one transaction. Where a map is wanted, any
+//!   names will do. Texts and names stand there as they are, without quotes: write them by
 //!   [`Kv::put`](crate::api::kv::Kv::put), not as JSON by [`put_as`](crate::api::kv::Kv::put_as). An
 //!   empty key that ends with `/`, as Consul's own pages make them, is a folder and no more.
 //!
@@ -49,7 +51,7 @@
 //!
 //! - **Nothing bad gets in.** A value that cannot be read, or that the validation refuses, changes
 //!   nothing: the last good one stays in force, and [`State::Rejected`] tells why, by the path in
-//!   the type and the key it came by. Good and bad are judged over all layers at once.
+//!   the type and the key it came by, or the keys and folders where it should stand. Good and bad are judged over all layers at once.
 //! - **Nothing is lost by accident.** When the last of all keys is deleted, the last good value
 //!   stays, and [`State::Removed`] tells it, unless [`Removal::Defaults`] is wished for.
 //! - **An outage changes nothing.** [`State::Stale`] tells it. [Kept](Settings::keep_in) settings

@@ -1,6 +1,6 @@
 //! From settings to the type that the caller wants.
 
-use std::collections::btree_map;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::sync::Arc;
 use std::vec;
@@ -27,12 +27,20 @@ pub(super) struct Wrong {
     path: Vec<String>,
     /// The key that the value came by.
     from: Option<Arc<str>>,
+    /// Where all of the settings come from, if they did not come by one key.
+    within: Option<String>,
     text: String,
 }
 
 impl Wrong {
     fn below(mut self, name: &str) -> Self {
         self.path.push(name.to_owned());
+        self
+    }
+
+    /// Says where to look for what came by no key: for a name that is missing.
+    pub(super) fn within(mut self, place: &str) -> Self {
+        self.within = Some(place.to_owned());
         self
     }
 
@@ -46,13 +54,15 @@ impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path: Vec<&str> = self.path.iter().rev().map(String::as_str).collect();
         let path = path.join(".");
-        match (&*path, &self.from) {
+        let key = self
+            .from
+            .as_deref()
+            .map(|key| format!("key {:?}", shortened(key)));
+        match (&*path, key.as_ref().or(self.within.as_ref())) {
             ("", None) => {}
-            ("", Some(key)) => write!(f, "key {:?}: ", shortened(key))?,
+            ("", Some(place)) => write!(f, "{place}: ")?,
             (path, None) => write!(f, "`{}`: ", shortened(path))?,
-            (path, Some(key)) => {
-                write!(f, "`{}` of key {:?}: ", shortened(path), shortened(key))?;
-            }
+            (path, Some(place)) => write!(f, "`{}` of {place}: ", shortened(path))?,
         }
         f.write_str(&self.text)
     }
@@ -65,6 +75,7 @@ impl de::Error for Wrong {
         Self {
             path: Vec::new(),
             from: None,
+            within: None,
             text: text.to_string(),
         }
     }
@@ -192,19 +203,7 @@ impl<'de> Deserializer<'de> for Reader {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
         match self.unfolded()? {
             // A folder whose keys are numbers is a list, too.
-            Node::Map(nodes) => {
-                let mut numbered = Vec::new();
-                for (name, node) in nodes {
-                    let Ok(number) = name.parse::<u32>() else {
-                        let what = "a list is wanted here: name the keys `0`, `1`, `2`, …";
-                        return Err(<Wrong as de::Error>::custom(what).below(&name));
-                    };
-                    numbered.push((number, node));
-                }
-                numbered.sort_by_key(|(number, _)| *number);
-                let nodes = numbered.into_iter().map(|(_, node)| node).collect();
-                visitor.visit_seq(Items::new(nodes))
-            }
+            Node::Map(nodes) => visitor.visit_seq(Items::new(counted(nodes)?)),
             node => Self(node).deserialize_any(visitor),
         }
     }
@@ -272,6 +271,39 @@ impl<'de> Deserializer<'de> for Reader {
     forward_to_deserialize_any! { i128 u128 unit unit_struct }
 }
 
+/// A folder as a list: its keys count from 0 on, each number once.
+///
+/// With a gap nobody knows whether an element was deleted, is not written yet, or has a name that
+/// was not meant: it is told, so that no list comes into force that nobody wrote.
+fn counted(nodes: BTreeMap<String, Node>) -> Result<Vec<Node>, Wrong> {
+    let wrong = |what: String| <Wrong as de::Error>::custom(what);
+    let mut numbered = BTreeMap::new();
+    for (name, node) in nodes {
+        // Not `+1`, which Rust would take for a number.
+        let is_number = name.bytes().all(|digit| digit.is_ascii_digit());
+        let Some(number) = name.parse::<u32>().ok().filter(|_| is_number) else {
+            let what = format!("a list is wanted here: {COUNT}");
+            return Err(wrong(what).below(&name));
+        };
+        if let Some((other, _)) = numbered.insert(number, (name.clone(), node)) {
+            let what = format!(
+                "the same element of a list as `{}`: {COUNT}",
+                shortened(&other)
+            );
+            return Err(wrong(what).below(&name));
+        }
+    }
+    let missing = (0..).zip(numbered.keys()).find(|(at, is)| at != *is);
+    if let Some((missing, next)) = missing {
+        return Err(wrong(format!(
+            "a list is wanted here, and it has `{next}` but no `{missing}`: {COUNT}, without a gap"
+        )));
+    }
+    Ok(numbered.into_values().map(|(_, node)| node).collect())
+}
+
+const COUNT: &str = "name the keys `0`, `1`, `2`, …";
+
 struct Items {
     nodes: vec::IntoIter<Node>,
     at: usize,
@@ -313,7 +345,7 @@ struct Entries {
 }
 
 impl Entries {
-    fn new(nodes: std::collections::BTreeMap<String, Node>) -> Self {
+    fn new(nodes: BTreeMap<String, Node>) -> Self {
         Self {
             nodes: nodes.into_iter(),
             next: None,
@@ -350,8 +382,6 @@ impl<'de> MapAccess<'de> for Entries {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use serde::Deserialize;
 
     use super::*;
@@ -410,9 +440,17 @@ mod tests {
             ("debug", "true"),
             ("ratio", "0.5"),
             ("mode", "fast"),
-            ("peers/10", "c"),
-            ("peers/2", "b"),
+            ("peers/10", "k"),
+            ("peers/2", "c"),
             ("peers/0", "a"),
+            ("peers/1", "b"),
+            ("peers/3", "d"),
+            ("peers/4", "e"),
+            ("peers/5", "f"),
+            ("peers/6", "g"),
+            ("peers/7", "h"),
+            ("peers/8", "i"),
+            ("peers/09", "j"),
             ("limits/", ""),
             ("limits/requests", "7"),
             ("weights/1", "0.5"),
@@ -425,7 +463,7 @@ mod tests {
             debug: true,
             ratio: 0.5,
             mode: Mode::Fast,
-            peers: ["a", "b", "c"].map(str::to_owned).into(),
+            peers: ('a'..='k').map(String::from).collect(),
             limits: Limits { requests: 7 },
             weights: BTreeMap::from([(1, 0.5)]),
             proxy: Some(Limits { requests: 3 }),
@@ -454,6 +492,19 @@ mod tests {
                 "`limits`: missing field `requests`",
             ),
             (&[("peers/x", "1")], "`peers.x`: a list is wanted here"),
+            (&[("peers/+1", "1")], "`peers.+1`: a list is wanted here"),
+            (
+                &[("peers/0", "a"), ("peers/2", "c")],
+                "`peers`: a list is wanted here, and it has `2` but no `1`: name the keys `0`",
+            ),
+            (
+                &[("peers/1", "b")],
+                "`peers`: a list is wanted here, and it has `1` but no `0`",
+            ),
+            (
+                &[("peers/1", "b"), ("peers/01", "c"), ("peers/0", "a")],
+                "`peers.1`: the same element of a list as `01`",
+            ),
             (
                 &[("mode", "quick")],
                 r#"`mode` of key "app/mode": unknown variant"#,

@@ -209,8 +209,8 @@ where
     /// # Errors
     ///
     /// - [`ErrorKind::Invalid`]: a setting was refused, or there is no layer.
-    /// - [`ErrorKind::Decode`]: what is there cannot be read, or the validation refuses it; the text
-    ///   says which key and why.
+    /// - [`ErrorKind::Value`]: what is there cannot be read, or the validation refuses it; the text
+    ///   says which key or folder, and why.
     /// - [`ErrorKind::NotFound`]: there is no key, and the defaults alone are no `T`.
     /// - What Consul answers if it refuses a query for a reason that will not pass by itself. A
     ///   failure that may pass is waited out: put a time-out around this where a start must not wait.
@@ -231,7 +231,10 @@ where
         for (number, source) in self.layers.into_iter().enumerate() {
             layers.push(match source {
                 Source::Defaults(node) => Layer::Defaults(node),
-                Source::Key(key) => Layer::Key(self.views.of(number, kv.get(&*key).watch()?)?),
+                Source::Key(key) => {
+                    let watch = self.views.of(number, kv.get(&*key).watch()?)?;
+                    Layer::Key(key, watch)
+                }
                 Source::Tree(prefix) => {
                     let watch = self.views.of(number, kv.list(&prefix).watch()?)?;
                     Layer::Tree(prefix, watch)
@@ -244,6 +247,7 @@ where
             ));
         }
         let rules = Rules {
+            place: keeper::place(&layers),
             codec: self.codec,
             validate: self.validate,
             removal: self.removal,

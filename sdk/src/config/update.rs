@@ -180,7 +180,7 @@ where
     /// # Errors
     ///
     /// - [`ErrorKind::Conflict`]: others have written in each of its attempts.
-    /// - [`ErrorKind::Decode`]: what is there is not in the format; the text names the key. Nothing
+    /// - [`ErrorKind::Value`]: what is there is not in the format; the text names the key. Nothing
     ///   was written.
     /// - [`ErrorKind::Invalid`]: the key or a setting was refused, the value cannot be written in
     ///   the format, or the closure called it off, which is then the

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::leadership::{self, Leadership, Term, within};
 use super::lease::Lease;
@@ -19,6 +20,7 @@ use super::yielding;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ident::{Key, SessionId};
+use crate::proto::backoff::Backoff;
 use crate::registration::{Badges, Registration};
 use crate::states::States;
 
@@ -116,6 +118,9 @@ const STEP_DOWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long somebody who steps down lets others go first.
 const OTHERS_FIRST: Duration = Duration::from_secs(5);
+
+/// A term that lasts so long has done some work.
+const SHORT: Duration = Duration::from_secs(1);
 
 impl Election {
     /// How its lease is kept, if it has one of its own. Default: [`Profile::balanced`].
@@ -407,6 +412,7 @@ where
     // Locals are dropped from the last to the first: the candidacy goes back when all is over.
     let _candidacy = election.enter()?;
     let mut stop = pin!(stop);
+    let mut pauses = Pauses::new();
     loop {
         let lease = election.leased()?;
         let won = tokio::select! {
@@ -421,6 +427,7 @@ where
             }
             return Ok(Outcome::NotLeading);
         };
+        let began = Instant::now();
         let leadership = election.lead(guard, lease, None)?;
         let former = leadership.session().clone();
         let ended = term(&election, &leadership, stop.as_mut(), &mut work).await;
@@ -430,8 +437,10 @@ where
             Ended::Answered(Next::Stop) => return resigned.map(|_| Outcome::Finished),
             // One that could not be told to Consul is over all the same.
             Ended::Answered(Next::Rejoin) => {}
+            // Its place in line is not to be lost, and who it makes way for paces itself.
             Ended::Yielded => {
                 tracing::info!(key = %election.key, "made way for a preferred candidate");
+                continue;
             }
             Ended::Lost(lost) => {
                 tracing::warn!(key = %election.key, reason = %lost, "leadership lost");
@@ -442,6 +451,37 @@ where
                 () = election.others_first(&former) => {}
             },
         }
+        let pause = pauses.after(began.elapsed(), rand::random());
+        if pause.is_zero() {
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = &mut stop => return Ok(Outcome::NotLeading),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// What keeps a candidate whose terms are short from campaigning without end.
+///
+/// Each campaign costs a session, a lock and the end of both: work that says at once that it wants
+/// to rejoin, and two candidates that step down for each other, would keep Consul busy with nothing
+/// else.
+struct Pauses(Backoff);
+
+impl Pauses {
+    const fn new() -> Self {
+        Self(Backoff::new(Duration::from_millis(100), OTHERS_FIRST))
+    }
+
+    /// How long the next campaign waits, `since` the last term began.
+    fn after(&mut self, since: Duration, draw: f64) -> Duration {
+        if since >= SHORT {
+            self.0.reset();
+            return Duration::ZERO;
+        }
+        self.0.next(draw).saturating_sub(since)
     }
 }
 
@@ -491,5 +531,25 @@ async fn is_ready(event: Pin<&mut impl Future<Output = ()>>) -> bool {
         biased;
         () = event => true,
         () = std::future::ready(()) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_short_terms_one_after_the_other_are_followed_by_pauses() {
+        const fn ms(ms: u64) -> Duration {
+            Duration::from_millis(ms)
+        }
+        let mut pauses = Pauses::new();
+        let mut after = |since: u64| pauses.after(ms(since), 1.0);
+        assert_eq!([0, 0, 50].map(&mut after), [100, 200, 350].map(ms));
+        // What a term and its hand-over took is not waited once more.
+        assert_eq!(after(999), Duration::ZERO);
+        assert_eq!([0; 4].map(&mut after), [1600, 3200, 5000, 5000].map(ms));
+        assert_eq!(after(1000), Duration::ZERO);
+        assert_eq!(after(0), ms(100));
     }
 }

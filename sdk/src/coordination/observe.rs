@@ -155,7 +155,7 @@ impl<T: DeserializeOwned> Leader<T> {
     fn of(pair: &Pair) -> Option<Self> {
         let session = pair.session()?.clone();
         let value = serde_json::from_slice(pair.value()).map_err(|err| {
-            Error::new(ErrorKind::Decode)
+            Error::new(ErrorKind::Value)
                 .context(format!("the leader's value in {}", pair.key()))
                 .caused_by(err)
         });
@@ -184,7 +184,7 @@ impl<T> Leader<T> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Decode`] if what stands in the key is no JSON of a `T`.
+    /// [`ErrorKind::Value`] if what stands in the key is no JSON of a `T`.
     pub const fn value(&self) -> Result<&T, &Error> {
         self.value.as_ref()
     }

@@ -140,9 +140,13 @@ impl Roles {
 #[expect(clippy::exhaustive_enums, reason = "there is no fourth way")]
 pub enum Next {
     /// Give the leadership up and campaign again at once. It may win again before anybody else.
+    ///
+    /// After terms of less than a second one after the other it waits, ever longer, for up to 5 s
+    /// from the beginning of the last one: work that rejoins without having done anything must not
+    /// keep Consul busy.
     Rejoin,
     /// Give the leadership up and let others go first: campaign again when somebody else leads, or
-    /// after 5 s in which nobody did.
+    /// after 5 s in which nobody did. Short terms are spaced as with [`Rejoin`](Self::Rejoin).
     StepDown,
     /// Give the leadership up and end the run.
     Stop,

@@ -56,7 +56,9 @@
 //! Unlike Registrator, tags keep their order (there it is turned round), a script goes through a
 //! shell (there it is taken for the name of a program), what begins with `CHECK_` and is not known
 //! is an error (there it becomes metadata), and so are `false`, `no`, `off` and `0` where any value
-//! means yes.
+//! means yes. A variable that has no effect is told by a warning, once for each call of
+//! [`Environment::services`]: one for a port that no service is on, or one for another kind of check
+//! than the one that counts.
 //!
 //! # Ports and addresses
 //!
@@ -77,6 +79,7 @@
 
 mod platform;
 mod registrator;
+mod unused;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -155,7 +158,7 @@ impl Environment {
                 continue;
             }
             let value = value.into_string().map_err(|_| {
-                Error::new(ErrorKind::Config).context(format!("{name}: is not UTF-8"))
+                Error::new(ErrorKind::Config).context(format!("{name}: must be text in UTF-8"))
             })?;
             vars.insert(name, value);
         }
@@ -252,9 +255,9 @@ impl Environment {
     /// # Errors
     ///
     /// [`ErrorKind::Config`] naming the variable, what is wrong with it and what would be right: a
-    /// time or a status that is none, a word of `CHECK_` that is not known, a service without a
-    /// name, two of one ID, no port at all. [`ErrorKind::Invalid`] if Consul would misread what
-    /// comes out.
+    /// time, an address or a status that is none, or that Consul would misread; a word of `CHECK_`
+    /// that is not known, a service without a name, two of one ID, no port at all.
+    /// [`ErrorKind::Invalid`] for what the program itself has said.
     pub fn services(&self) -> Result<Vec<ServiceDefinition>> {
         if let Some(wrong) = &self.wrong {
             return Err(Error::invalid(wrong.clone()));
@@ -262,6 +265,7 @@ impl Environment {
         let ports = self.all_ports()?;
         let mut services = Vec::new();
         let mut ids = BTreeMap::new();
+        let mut served = BTreeSet::new();
         for port in &ports {
             let Some(service) = self.service(*port, ports.len() > 1)? else {
                 continue;
@@ -279,6 +283,11 @@ impl Environment {
                 )));
             }
             services.push(service);
+            served.insert(port.number);
+        }
+        let all = ports.iter().map(|port| port.number).collect();
+        for unused in self.words.unused(&all, &served) {
+            tracing::warn!("{unused}");
         }
         Ok(services)
     }

@@ -63,6 +63,12 @@ impl Platform {
         self.vars.get(name).map(String::as_str)
     }
 
+    /// The same with its name.
+    fn named(&self, name: &str) -> Option<(&str, &str)> {
+        let (name, value) = self.vars.get_key_value(name)?;
+        Some((name, value))
+    }
+
     /// What follows a prefix, and the value.
     fn after<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
         let all = self.vars.iter();
@@ -108,19 +114,20 @@ impl Platform {
         said.map(|(port, name)| number(port, &name)).transpose()
     }
 
-    /// The address under which others reach this port.
-    pub(super) fn address(&self, port: u16) -> Option<String> {
-        let said = match self.kind {
+    /// The address under which others reach this port, and the variable that says it.
+    pub(super) fn address(&self, port: u16) -> Option<(&str, &str)> {
+        let name = match self.kind {
             Kind::Nomad => {
                 let label = self.label(port)?;
-                let host = self.get(&format!("NOMAD_HOST_IP_{label}"));
-                host.or_else(|| self.get(&format!("NOMAD_IP_{label}")))
+                return self
+                    .named(&format!("NOMAD_HOST_IP_{label}"))
+                    .or_else(|| self.named(&format!("NOMAD_IP_{label}")));
             }
-            Kind::Marathon => self.get("HOST"),
-            Kind::Kubernetes => self.get("POD_IP"),
-            Kind::None => None,
+            Kind::Marathon => "HOST",
+            Kind::Kubernetes => "POD_IP",
+            Kind::None => return None,
         };
-        said.map(str::to_owned)
+        self.named(name)
     }
 
     /// What tells this instance from others on the same machine.

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use http::uri::PathAndQuery;
 
 use super::{Environment, Port, config};
+use crate::api::agent::validity::{
+    SHORTEST_DEREGISTER, SHORTEST_INTERVAL, SHORTEST_TTL, address, meta, without_percent,
+};
 use crate::api::agent::{CheckDefinition, ServiceDefinition};
 use crate::api::health::Status;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ident::{ServiceId, ServiceName, shortened};
 use crate::proto::duration;
 
 /// `DefaultInterval` of Registrator.
@@ -41,15 +46,26 @@ const OWN: [&str; 6] = ["name", "id", "tags", "ignore", "ip", "port"];
 #[derive(Clone, Debug, Default)]
 pub(super) struct Words {
     /// By key, for all ports: the name of the variable and its value.
-    general: BTreeMap<String, Said>,
+    pub(super) general: BTreeMap<String, Said>,
     /// By what stands for the port, and by key.
-    special: BTreeMap<String, BTreeMap<String, Said>>,
+    pub(super) special: BTreeMap<String, BTreeMap<String, Said>>,
 }
 
 #[derive(Clone, Debug)]
-struct Said {
-    variable: String,
+pub(super) struct Said {
+    pub(super) variable: String,
     value: String,
+}
+
+impl Said {
+    /// The error about it; `reason` says what would be right.
+    fn wrong(&self, reason: &str) -> Error {
+        config(format!(
+            "{} {:?}: {reason}",
+            self.variable,
+            shortened(&self.value)
+        ))
+    }
 }
 
 impl Words {
@@ -89,7 +105,7 @@ impl Words {
         .collect()
     }
 
-    fn said(&self, key: &str, port: Option<u16>) -> Option<&Said> {
+    pub(super) fn said(&self, key: &str, port: Option<u16>) -> Option<&Said> {
         let special = port.and_then(|port| self.special.get(&port.to_string())?.get(key));
         special.or_else(|| self.general.get(key))
     }
@@ -110,15 +126,14 @@ impl Words {
 
     /// Any value means yes, but one that a person would read as no is not taken.
     fn flag(&self, key: &str, port: Option<u16>) -> Result<bool> {
-        let Some(Said { variable, value }) = self.said(key, port) else {
+        let Some(said) = self.said(key, port) else {
             return Ok(false);
         };
         let no = ["false", "no", "off", "0"];
-        if no.iter().any(|no| value.eq_ignore_ascii_case(no)) {
-            return Err(config(format!(
-                "{variable} {value:?}: any value means yes, as Registrator has it; leave the \
-                 variable out, or empty"
-            )));
+        if no.iter().any(|no| said.value.eq_ignore_ascii_case(no)) {
+            return Err(said.wrong(
+                "any value means yes, as Registrator has it; leave the variable out, or empty",
+            ));
         }
         Ok(true)
     }
@@ -127,52 +142,48 @@ impl Words {
         self.flag("ignore", port)
     }
 
-    fn time(&self, key: &str, port: Option<u16>) -> Result<Option<Duration>> {
-        let Some(Said { variable, value }) = self.said(key, port) else {
+    /// A time that is not below the `least` one, which `reason` tells.
+    fn time(
+        &self,
+        key: &str,
+        port: Option<u16>,
+        least: Duration,
+        reason: &str,
+    ) -> Result<Option<Duration>> {
+        let Some(said) = self.said(key, port) else {
             return Ok(None);
         };
-        let parsed = duration::parse(value).map_err(|err| {
-            config(format!(
-                "{variable}: {err}: must be such as `15s` or `1m30s`"
-            ))
-        });
-        parsed.map(Some)
+        match duration::parse(&said.value) {
+            Ok(time) if time < least => Err(said.wrong(reason)),
+            Ok(time) => Ok(Some(time)),
+            Err(err) => Err(config(format!(
+                "{}: {err}: must be such as `15s` or `1m30s`",
+                said.variable
+            ))),
+        }
     }
 
     /// What the agent asks for by HTTP: a path behind the service's own address.
     fn path(&self, key: &str, port: Option<u16>) -> Result<Option<&str>> {
         match self.said(key, port) {
-            Some(Said { variable, value }) if !value.starts_with('/') => Err(config(format!(
-                "{variable}: {value:?} is no path: must begin with `/`, such as `/health`"
-            ))),
+            Some(said) if !is_path(&said.value) => Err(said.wrong(
+                "is no path: must begin with `/` and be escaped as in a URL, such as `/health`",
+            )),
             said => Ok(said.map(|said| said.value.as_str())),
         }
     }
 
     fn method(&self, key: &str, port: Option<u16>) -> Result<Option<&str>> {
         match self.said(key, port) {
-            Some(Said { variable, value }) if Method::from_bytes(value.as_bytes()).is_err() => {
-                Err(config(format!(
-                    "{variable}: {value:?} is no HTTP method: must be such as `GET` or `HEAD`"
-                )))
+            Some(said) if Method::from_bytes(said.value.as_bytes()).is_err() => {
+                Err(said.wrong("is no HTTP method: must be such as `GET` or `HEAD`"))
             }
             said => Ok(said.map(|said| said.value.as_str())),
         }
     }
 
-    /// A time that is not zero.
-    fn interval(&self, key: &str, port: Option<u16>) -> Result<Option<Duration>> {
-        let time = self.time(key, port)?;
-        match (time, self.said(key, port)) {
-            (Some(Duration::ZERO), Some(Said { variable, .. })) => Err(config(format!(
-                "{variable}: must be more than zero, such as `10s`"
-            ))),
-            _ => Ok(time),
-        }
-    }
-
     /// All keys that hold for this port, each once.
-    fn keys(&self, port: u16) -> BTreeSet<&str> {
+    pub(super) fn keys(&self, port: u16) -> BTreeSet<&str> {
         let special = self.special.get(&port.to_string());
         let special = special.into_iter().flat_map(BTreeMap::keys);
         let all = special.chain(self.general.keys());
@@ -192,13 +203,18 @@ impl Environment {
             return Ok(None);
         };
         let published = self.published(port.number, several)?;
-        let address = self.address_of(port.number);
+        let address = self.address_of(port.number)?;
         let mut service = ServiceDefinition::new(name.as_str()).port(published);
         if let Some(address) = &address {
             service = service.address(address.as_str());
         }
-        service = match (words.text("id", on), self.host_part()) {
-            (Some(id), _) => service.id(id),
+        service = match (words.said("id", on), self.host_part()) {
+            (Some(said), _) => {
+                let id = ServiceId::new(said.value.as_str());
+                id.and_then(|id| without_percent("ID", &id))
+                    .map_err(|err| err.at(&said.variable).configured())?;
+                service.id(said.value.as_str())
+            }
             (None, Some(host)) => {
                 let udp = if port.udp { ":udp" } else { "" };
                 let container = self.container.as_deref().unwrap_or(&name);
@@ -217,14 +233,15 @@ impl Environment {
             if OWN.contains(&key) {
                 continue;
             }
-            let Some(Said { variable, value }) = words.said(key, on) else {
+            let Some(said) = words.said(key, on) else {
                 continue;
             };
             if !key.starts_with("check_") {
-                service = service.meta(key, value.as_str());
+                meta(key, &said.value).map_err(|err| err.at(&said.variable).configured())?;
+                service = service.meta(key, said.value.as_str());
             } else if !CHECK.contains(&key) {
-                return Err(config(format!(
-                    "{variable}: no such setting of a check; there are {}",
+                return Err(said.wrong(&format!(
+                    "no such setting of a check; there are {}",
                     CHECK.map(|key| key.to_uppercase()).join(", ")
                 )));
             }
@@ -238,10 +255,10 @@ impl Environment {
     fn name_of(&self, port: u16, several: bool) -> Result<Option<String>> {
         let special = self.words.special.get(&port.to_string());
         if let Some(said) = special.and_then(|words| words.get("name")) {
-            return Ok(Some(said.value.clone()));
+            return named(said).map(|name| Some(name.to_owned()));
         }
-        let name = match (self.words.text("name", None), &self.name) {
-            (Some(name), _) => name,
+        let name = match (self.words.said("name", None), &self.name) {
+            (Some(said), _) => named(said)?,
             (None, _) if self.explicit => return Ok(None),
             (None, Some(name)) => name,
             (None, None) => {
@@ -259,18 +276,27 @@ impl Environment {
     fn published(&self, port: u16, several: bool) -> Result<u16> {
         match self.words.port("port", Some(port))? {
             Some((published, alone)) if alone || !several => Ok(published),
-            Some(_) => Err(config(format!(
-                "SERVICE_PORT: there are several ports; say SERVICE_{port}_PORT for this one"
+            Some((published, _)) => Err(config(format!(
+                "SERVICE_PORT {published}: there are several ports; say SERVICE_{port}_PORT for \
+                 this one"
             ))),
             None => Ok(self.platform.published(port)?.unwrap_or(port)),
         }
     }
 
-    fn address_of(&self, port: u16) -> Option<String> {
-        let said = self.words.text("ip", Some(port)).map(str::to_owned);
-        said.or_else(|| self.advertised.clone())
-            .or_else(|| self.platform.address(port))
-            .or_else(|| self.bound.map(|ip| ip.to_canonical().to_string()))
+    fn address_of(&self, port: u16) -> Result<Option<String>> {
+        let said = self.words.said("ip", Some(port));
+        let said = said.map(|said| (said.variable.as_str(), said.value.as_str()));
+        // What the program says is judged with the rest of the service.
+        let advertised = || self.advertised.as_deref().map(|text| ("", text));
+        let found = said.or_else(advertised);
+        let Some((variable, text)) = found.or_else(|| self.platform.address(port)) else {
+            return Ok(self.bound.map(|ip| ip.to_canonical().to_string()));
+        };
+        if !variable.is_empty() {
+            address(variable, text).map_err(Error::configured)?;
+        }
+        Ok(Some(text.to_owned()))
     }
 
     /// What tells this process from others in an ID.
@@ -293,7 +319,9 @@ impl Environment {
             true => format!("[{host}]:{published}"),
             false => format!("{host}:{published}"),
         };
-        let interval = words.interval("check_interval", on)?.unwrap_or(INTERVAL);
+        let least = "must be at least 1 s, such as `10s`";
+        let interval = words.time("check_interval", on, SHORTEST_INTERVAL, least)?;
+        let interval = interval.unwrap_or(INTERVAL);
         let tcp = words.flag("check_tcp", on)?;
         let grpc = words.flag("check_grpc", on)?;
         let (tls, any) = (
@@ -312,15 +340,15 @@ impl Environment {
         } else if let Some(path) = words.path("check_https", on)? {
             let check = CheckDefinition::http(format!("https://{target}{path}"), interval);
             method(check, "check_https_method")?
-        } else if let Some(command) = words.text("check_cmd", on) {
-            let container = self.container_id()?;
-            let args = ["check-cmd", container, &port.to_string(), command].map(Arc::from);
+        } else if let Some(said) = words.said("check_cmd", on) {
+            let container = self.container_id(said)?;
+            let args = ["check-cmd", container, &port.to_string(), &said.value].map(Arc::from);
             CheckDefinition::script(args, interval)
         } else if let Some(line) = words.text("check_script", on) {
             let line = line.replace("$SERVICE_IP", host);
             let line = line.replace("$SERVICE_PORT", &published.to_string());
             CheckDefinition::script(["/bin/sh", "-c", &line].map(Arc::from), interval)
-        } else if let Some(ttl) = words.time("check_ttl", on)? {
+        } else if let Some(ttl) = words.time("check_ttl", on, SHORTEST_TTL, TTL)? {
             timed = false;
             CheckDefinition::alive_only(ttl)
         } else if tcp {
@@ -334,38 +362,54 @@ impl Environment {
         } else {
             return Ok(None);
         };
-        if timed && let Some(timeout) = words.time("check_timeout", on)? {
+        let above = "must be above zero, such as `5s`; leave it out for Consul's 10 s";
+        let timeout = words.time("check_timeout", on, Duration::from_nanos(1), above)?;
+        if timed && let Some(timeout) = timeout {
             check = check.timeout(timeout);
         }
-        if let Some(Said { variable, value }) = words.said("check_initial_status", on) {
-            check = check.status(match value.as_str() {
+        if let Some(said) = words.said("check_initial_status", on) {
+            check = check.status(match said.value.as_str() {
                 "passing" => Status::Passing,
                 "warning" => Status::Warning,
                 "critical" => Status::Critical,
-                _ => {
-                    return Err(config(format!(
-                        "{variable} {value:?}: must be passing, warning or critical"
-                    )));
-                }
+                _ => return Err(said.wrong("must be passing, warning or critical")),
             });
         }
-        if let Some(after) = words.time("check_deregister_after", on)? {
+        let least = "must be at least 1 min, such as `10m`; leave it out for never";
+        let after = words.time("check_deregister_after", on, SHORTEST_DEREGISTER, least)?;
+        if let Some(after) = after {
             check = check.deregister_critical_service_after(after);
         }
         Ok(Some(check))
     }
 
     /// Docker names a container's host after the container, by the first twelve digits of its ID.
-    fn container_id(&self) -> Result<&str> {
+    fn container_id(&self, said: &Said) -> Result<&str> {
         let id = self.host.as_deref().and_then(|host| host.get(..12));
         id.filter(|id| id.bytes().all(|digit| digit.is_ascii_hexdigit()))
             .ok_or_else(|| {
-                config(
-                    "SERVICE_CHECK_CMD: needs the ID of the container, and the host name is not \
-                     one: start it without a host name of its own, or take another check",
-                )
+                let host = self.host.as_deref().unwrap_or_default();
+                said.wrong(&format!(
+                    "needs the ID of the container, and the host name {:?} is not one: start it \
+                     without a host name of its own, or take another check",
+                    shortened(host)
+                ))
             })
     }
+}
+
+const TTL: &str = "must be at least 100 ms, and better some seconds, such as `15s`";
+
+/// The name of a service as a variable says it.
+fn named(said: &Said) -> Result<&str> {
+    match ServiceName::new(said.value.as_str()) {
+        Ok(_) => Ok(&said.value),
+        Err(err) => Err(err.at(&said.variable).configured()),
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.parse::<PathAndQuery>().is_ok()
 }
 
 fn is_number(text: &str) -> bool {

@@ -419,7 +419,10 @@ fn bad_variables_are_named_with_what_would_be_right() {
         ),
         (web("SERVICE_CHECK_TTL", "-5s"), "negative duration"),
         (web("SERVICE_CHECK_TTL", "1ms"), "at least 100 ms"),
-        (web("SERVICE_CHECK_INTERVALL", "1s"), "CHECK_INTERVAL"),
+        (
+            web("SERVICE_CHECK_INTERVALL", "1s"),
+            "SERVICE_CHECK_INTERVALL \"1s\": no such setting of a check; there are CHECK_HTTP",
+        ),
         (web("SERVICE_CHECK_TCP", "false"), "any value means yes"),
         (web("SERVICE_IGNORE", "No"), "any value means yes"),
         (
@@ -433,9 +436,46 @@ fn bad_variables_are_named_with_what_would_be_right() {
         ),
         (
             web("SERVICE_CHECK_CMD", "/check.sh"),
-            "SERVICE_CHECK_CMD: needs the ID",
+            "SERVICE_CHECK_CMD \"/check.sh\": needs the ID of the container, and the host name \
+             \"hostname\" is not one",
         ),
-        (web("SERVICE_Ü", "x"), "metadata"),
+        (web("SERVICE_Ü", "x"), "SERVICE_Ü: metadata"),
+        (
+            web("SERVICE_80_CONSUL-X", "x"),
+            "SERVICE_80_CONSUL-X: metadata \"consul-x\": keys that begin with",
+        ),
+        (
+            web("SERVICE_NAME", "a//b"),
+            "SERVICE_NAME: service name \"a//b\": must not contain `//`",
+        ),
+        (
+            web("SERVICE_80_NAME", "/a"),
+            "SERVICE_80_NAME: service name \"/a\": must not begin with `/`",
+        ),
+        (
+            web("SERVICE_ID", "50%"),
+            "SERVICE_ID: ID \"50%\": must not contain `%`",
+        ),
+        (
+            web("SERVICE_80_ID", "../x"),
+            "SERVICE_80_ID: service ID \"../x\": must not have",
+        ),
+        (
+            web("SERVICE_80_IP", "10.0.0.1:80"),
+            "SERVICE_80_IP \"10.0.0.1:80\": must not contain the port",
+        ),
+        (
+            web("SERVICE_80_IP", "0.0.0.0"),
+            "SERVICE_80_IP \"0.0.0.0\": nobody can connect to it; leave it out",
+        ),
+        (
+            web("SERVICE_80_IP", "http://a"),
+            "SERVICE_80_IP \"http://a\": must be an IP address or a name",
+        ),
+        (
+            Environment::of([("MESOS_TASK_ID", "a"), ("HOST", "a b"), ("PORT0", "80")]).name("web"),
+            "HOST \"a b\": must be an IP address or a name",
+        ),
         (on_host([]).port(80), "SERVICE_80_NAME"),
         (on_host([]).name("web"), "no port"),
         (on_host([]).name("web").port(0), "port 0"),
@@ -450,6 +490,10 @@ fn bad_variables_are_named_with_what_would_be_right() {
     for (environment, wanted) in cases {
         let told = error(&environment);
         assert!(told.contains(wanted), "{wanted}: {told}");
+        assert!(
+            told.starts_with("invalid configuration: ") || wanted == "port 0",
+            "{told}"
+        );
     }
     let status = on_host([
         ("SERVICE_CHECK_INITIAL_STATUS", "good"),
@@ -469,8 +513,13 @@ fn a_check_that_could_never_pass_is_refused_by_its_variable() {
             "must begin with `/`",
         ),
         ("SERVICE_80_CHECK_HTTPS", "health", "must begin with `/`"),
+        ("SERVICE_CHECK_HTTP", "/a b", "escaped as in a URL"),
         ("SERVICE_CHECK_HTTP_METHOD", "GET IT", "no HTTP method"),
-        ("SERVICE_CHECK_INTERVAL", "0s", "more than zero"),
+        ("SERVICE_CHECK_INTERVAL", "0s", "at least 1 s"),
+        ("SERVICE_CHECK_INTERVAL", "999ms", "at least 1 s"),
+        ("SERVICE_80_CHECK_TIMEOUT", "0s", "above zero"),
+        ("SERVICE_CHECK_DEREGISTER_AFTER", "59s", "at least 1 min"),
+        ("SERVICE_CHECK_DEREGISTER_AFTER", "soon", "such as `15s`"),
     ] {
         let other = match check {
             "SERVICE_CHECK_HTTP" | "SERVICE_80_CHECK_HTTPS" => ("SERVICE_CHECK_TIMEOUT", "1s"),
@@ -479,7 +528,96 @@ fn a_check_that_could_never_pass_is_refused_by_its_variable() {
         let environment = on_host([("SERVICE_NAME", "web"), (check, value), other]);
         let told = error(&environment.port(80));
         assert!(told.contains(check) && told.contains(wanted), "{told}");
+        assert!(told.contains(&format!("{value:?}")), "{told}");
+        assert!(told.starts_with("invalid configuration: "), "{told}");
     }
+}
+
+/// Which variables are told to have no effect, with why.
+fn unused<const N: usize>(vars: [(&'static str, &'static str); N], ports: &[u16]) -> Vec<String> {
+    let ports: BTreeSet<u16> = ports.iter().copied().collect();
+    let words = Environment::of(vars).words;
+    let unused = words.unused(&ports, &ports);
+    unused.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_is_known_and_has_no_effect_is_told_once_with_the_reason() {
+    assert_eq!(
+        unused(
+            [
+                ("SERVICE_NAME", "web"),
+                ("SERVICE_99_NAME", "admin"),
+                ("SERVICE_99_CHECK_INTERVALL", "1s"),
+            ],
+            &[80, 81],
+        ),
+        [
+            "SERVICE_99_CHECK_INTERVALL has no effect: no service is on port 99, only on 80, 81",
+            "SERVICE_99_NAME has no effect: no service is on port 99, only on 80, 81",
+        ]
+    );
+    assert_eq!(
+        unused([("SERVICE_CHECK_INTERVAL", "5s")], &[80, 81]),
+        [
+            "SERVICE_CHECK_INTERVAL has no effect: the service on port 80 has no check: ask for \
+             one, such as by SERVICE_CHECK_HTTP"
+        ]
+    );
+    assert_eq!(
+        unused(
+            [
+                ("SERVICE_CHECK_TTL", "5s"),
+                ("SERVICE_CHECK_TCP", "yes"),
+                ("SERVICE_CHECK_TIMEOUT", "5s"),
+                ("SERVICE_CHECK_DEREGISTER_AFTER", "5m"),
+            ],
+            &[80],
+        ),
+        ["TCP", "TIMEOUT"].map(|word| format!(
+            "SERVICE_CHECK_{word} has no effect: the check of the service on port 80 is a TTL one, \
+             which has no use for it"
+        ))
+    );
+    let skips = unused(
+        [
+            ("SERVICE_CHECK_GRPC", "yes"),
+            ("SERVICE_CHECK_TLS_SKIP_VERIFY", "yes"),
+            ("SERVICE_CHECK_HTTP_METHOD", "HEAD"),
+        ],
+        &[80],
+    );
+    assert_eq!(skips.len(), 2, "{skips:?}");
+}
+
+#[test]
+fn what_has_an_effect_on_one_service_is_not_told() {
+    let vars = [
+        ("SERVICE_NAME", "web"),
+        ("SERVICE_80_NAME", "admin"),
+        ("SERVICE_REGION", "us2"),
+        ("SERVICE_CHECK_HTTP", "/health"),
+        ("SERVICE_CHECK_TIMEOUT", "5s"),
+        // A TTL check has no use for the general timeout, but the others have.
+        ("SERVICE_80_CHECK_TTL", "15s"),
+        ("SERVICE_81_CHECK_GRPC", "yes"),
+        ("SERVICE_81_CHECK_GRPC_USE_TLS", "yes"),
+        ("SERVICE_81_CHECK_TLS_SKIP_VERIFY", "yes"),
+    ];
+    let told = unused(vars, &[80, 81, 82]);
+    // HTTP counts first, on all three.
+    assert_eq!(told.len(), 4, "{told:?}");
+    let vars = vars
+        .into_iter()
+        .filter(|(name, _)| !name.ends_with("_HTTP"));
+    let vars: Vec<_> = vars.chain([("SERVICE_82_CHECK_HTTP", "/health")]).collect();
+    let vars: [_; 9] = vars.try_into().unwrap();
+    assert!(unused(vars, &[80, 81, 82]).is_empty());
+    // What is not registered has no say.
+    let ports = BTreeSet::from([80, 81]);
+    let words = Environment::of([("SERVICE_81_CHECK_INTERVAL", "5s")]).words;
+    assert!(words.unused(&ports, &BTreeSet::from([80])).is_empty());
+    assert_eq!(words.unused(&ports, &ports).len(), 1);
 }
 
 #[test]

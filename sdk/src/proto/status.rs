@@ -78,6 +78,25 @@ fn server(body: &str) -> ErrorKind {
         ],
     ) {
         ErrorKind::UnknownSession
+    } else if has(
+        body,
+        &[
+            "Cannot modify non-existent prepared query",
+            "failed prepared query lookup: index error", // an ID that is no UUID
+        ],
+    ) {
+        ErrorKind::NotFound
+    } else if has(
+        body,
+        &[
+            "aliases an existing query", // `… name` or `… ID`
+            "a query template with an empty name already exists",
+        ],
+    ) {
+        ErrorKind::Conflict
+    } else if has(body, &["user event exceeds "]) {
+        // `… configured limit of 512 bytes before encoding`, and the same after encoding
+        ErrorKind::RequestTooLarge
     } else if has(body, &["ACL not found"]) {
         ErrorKind::UnknownToken
     } else if has(body, &["Permission denied"]) {
@@ -136,6 +155,13 @@ fn refused(body: &str) -> bool {
             "Scripts are disabled",
             "is not allowed",
             "Value must be",
+            "Invalid prepared query",
+            "failed compiling template", // of a prepared query
+            "prepared query templates can only be resolved",
+            "ID must be empty when creating",
+            "tag filter without service filter", // of an event
+            "Invalid node filter",
+            "Invalid tag filter",
         ],
     )
 }
@@ -221,6 +247,91 @@ mod tests {
                 ErrorKind::RateLimited,
             ),
             (500, "No path to datacenter", ErrorKind::UnknownDatacenter),
+            (
+                500,
+                "name 'web' aliases an existing query name",
+                ErrorKind::Conflict,
+            ),
+            (
+                500,
+                "rpc error making call: name 'web' aliases an existing query ID",
+                ErrorKind::Conflict,
+            ),
+            (
+                500,
+                "a query template with an empty name already exists",
+                ErrorKind::Conflict,
+            ),
+            (
+                500,
+                "rpc error making call: Cannot modify non-existent prepared query: 'a-b'",
+                ErrorKind::NotFound,
+            ),
+            (
+                500,
+                "Prepared Query lookup failed: failed prepared query lookup: index error: UUID must be 36 characters",
+                ErrorKind::NotFound,
+            ),
+            (
+                500,
+                "Invalid prepared query: Must be bound to a session",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "rpc error making call: Invalid prepared query: Bad NearestN '-1', must be >= 0",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "Invalid prepared query: Couldn't load metadata pair ('', 'x'): Key cannot be blank",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "failed compiling template: Bad Regexp: error parsing regexp: missing closing ): `(`",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "prepared query templates can only be resolved up by name, not by ID",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "ID must be empty when creating a new prepared query",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "Cannot provide tag filter without service filter",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "Invalid node filter: error parsing regexp: missing closing ): `(`",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "Invalid service filter: error parsing regexp: missing closing ): `(`",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "Invalid tag filter: error parsing regexp: missing closing ): `(`",
+                ErrorKind::Refused,
+            ),
+            (
+                500,
+                "1 error occurred:\n\t* error broadcasting event to segment \"\": user event exceeds configured limit of 512 bytes before encoding\n\n",
+                ErrorKind::RequestTooLarge,
+            ),
+            (
+                500,
+                "1 error occurred:\n\t* error broadcasting event to segment \"\": encoded user event exceeds configured limit of 512 bytes after encoding\n\n",
+                ErrorKind::RequestTooLarge,
+            ),
             (
                 500,
                 "Failed to create boolean expression evaluator: 1:1 (0): no match found",

@@ -14,7 +14,7 @@ mod endpoints;
 mod health;
 mod member;
 mod service;
-mod validity;
+pub(crate) mod validity;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -20,13 +20,13 @@ const META_VALUE: usize = 512;
 const META_PAIRS: usize = 64;
 
 /// What a network and a scheduler can keep up with; Consul itself takes 1 ms (measured).
-const SHORTEST_TTL: Duration = Duration::from_millis(100);
+pub(crate) const SHORTEST_TTL: Duration = Duration::from_millis(100);
 
 /// `checks.MinInterval`: the agent takes shorter ones for this.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `CheckDeregisterIntervalMin`: the agent takes shorter ones for this.
-const SHORTEST_DEREGISTER: Duration = Duration::from_secs(60);
+pub(crate) const SHORTEST_DEREGISTER: Duration = Duration::from_secs(60);
 
 pub(super) fn service(service: &ServiceDefinition) -> Result<()> {
     let name = ServiceName::new(service.name.clone())?;
@@ -207,7 +207,7 @@ pub(super) fn settable(status: Status) -> Result<()> {
 }
 
 /// Consul 1.10.8 to 1.12 decode the IDs of a path twice (its issue 11335).
-fn without_percent(what: &str, id: &str) -> Result<()> {
+pub(crate) fn without_percent(what: &str, id: &str) -> Result<()> {
     if id.contains('%') {
         return invalid(format!(
             "{what} {:?}: must not contain `%`, which some versions of Consul decode twice",
@@ -217,7 +217,7 @@ fn without_percent(what: &str, id: &str) -> Result<()> {
     Ok(())
 }
 
-fn address(what: &str, text: &str) -> Result<()> {
+pub(crate) fn address(what: &str, text: &str) -> Result<()> {
     let shown = shortened(text);
     let bare = text
         .strip_prefix('[')
@@ -244,7 +244,7 @@ fn address(what: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn meta(key: &str, value: &str) -> Result<()> {
+pub(crate) fn meta(key: &str, value: &str) -> Result<()> {
     let shown = shortened(key);
     let wrong = |reason: &str| invalid(format!("metadata {shown:?}: {reason}"));
     if key.is_empty() {
