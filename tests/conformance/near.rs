@@ -67,6 +67,18 @@ async fn four(agent: &TestAgent) {
     }
 }
 
+/// An agent tells its own place some time after it has started.
+async fn placed(agent: &TestAgent) {
+    let client = agent.client();
+    let about = client.agent().about().await.unwrap();
+    let own = about.config().node_name().to_string();
+    eventually(LONG, async || {
+        let known = client.coordinate().node(&*own).await.unwrap();
+        !known.is_empty()
+    })
+    .await;
+}
+
 async fn gone(agent: &TestAgent, stems: &[&str]) {
     for stem in stems {
         let catalog = agent.client().catalog();
@@ -98,11 +110,7 @@ fn stems(agent: &TestAgent, list: &Value) -> String {
 async fn lists_are_sorted_from_a_node_and_those_without_a_place_come_last(agent: &TestAgent) {
     four(agent).await;
     let web = agent.name("web");
-    // An agent tells its own place some time after it has started.
-    eventually(SOON, async || {
-        order(agent, "catalog/nodes", "_agent").await == "bdac"
-    })
-    .await;
+    placed(agent).await;
     for path in [
         "catalog/nodes",
         &*format!("catalog/service/{web}"),
@@ -126,8 +134,8 @@ async fn lists_are_sorted_from_a_node_and_those_without_a_place_come_last(agent:
     let twice = format!("{}&near={}", agent.name("a"), agent.name("b"));
     assert_eq!(order(agent, "catalog/nodes", &twice).await, "adbc");
     let client = agent.client();
-    let sorted = client.catalog().nodes().near(agent.name("b")).await;
-    let sorted = sorted.unwrap();
+    let nodes = client.catalog().nodes().near(agent.name("b"));
+    let sorted = nodes.node_meta("of", agent.name("case")).await.unwrap();
     assert_eq!(sorted[0].name(), agent.name("b").as_str());
     gone(agent, &["a", "b", "c", "d"]).await;
 }
@@ -178,6 +186,7 @@ async fn a_place_that_changed_wakes_nobody(agent: &TestAgent) {
         client.catalog().register(entry).await.unwrap();
     };
     let woke = woken(read().wait_for_change(index, LONG), changing).await;
+    let woke = woke.unwrap();
     // Whoever waited has slept through the one, and then sees both.
     assert_eq!(nodes(&woke), "badc");
     assert_eq!(woke[3].port(), 81);
@@ -205,6 +214,7 @@ async fn a_node_takes_its_place_with_it(agent: &TestAgent) {
 
 async fn a_query_sorts_what_it_finds(agent: &TestAgent) {
     four(agent).await;
+    placed(agent).await;
     let (client, web) = (agent.client(), agent.name("web"));
     let query = |name: &str, near: Option<&str>| {
         let query = PreparedQuery::new(&*web).name(agent.name(name));
@@ -259,8 +269,9 @@ async fn a_query_sorts_what_it_finds(agent: &TestAgent) {
     })
     .await;
     let kept = client.query().explain(agent.name("from-a")).await.unwrap();
-    let all = http::get(&format!("{url}/v1/query/{}", kept.id()));
-    assert_eq!(all.await.unwrap().json()[0]["Service"]["Near"], a);
+    let url = format!("{url}/v1/query/{}", kept.id());
+    let kept = http::get(&url).await.unwrap().json();
+    assert_eq!(kept[0]["Service"]["Near"], a);
     for name in ["shuffled", "from-a", "from-c", "from-agent", "from-caller"] {
         let kept = client.query().explain(agent.name(name)).await.unwrap();
         client.query().delete(kept.id()).await.unwrap();

@@ -219,7 +219,7 @@ async fn a_query_whose_session_is_changed_ends_with_the_new_one(agent: &TestAgen
     // A session that is not there leaves all as it was.
     let none = SessionId::new("8f246b77-f3e1-ff88-5b48-8ec93abf3e05").unwrap();
     let err = client.query().update(&id, &query.clone().session(&none));
-    assert_eq!(err.await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(err.await.unwrap_err().kind(), ErrorKind::UnknownSession);
     let kept = async || client.query().read(&id).await.unwrap().into_value();
     assert_eq!(kept().await.unwrap().session(), Some(first.as_str()));
     let update = client.query().update(&id, &query.clone().session(&second));
