@@ -1,5 +1,6 @@
-// The reference Go client as the other side of the tests in interop.rs: it takes a lock or a place
-// of a semaphore, says so in lines, and gives it back when its standard input ends.
+// The reference Go client as the other side of the tests in tests/interop: it takes a lock or a place
+// of a semaphore, says so in lines, and gives it back when its standard input ends. Or it makes the
+// calls that it is told, see calls.go.
 package main
 
 import (
@@ -13,6 +14,14 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 3 && os.Args[2] == "calls" {
+		config := api.DefaultConfig()
+		config.Address = os.Args[1]
+		if err := calls(config); err != nil {
+			fail(err)
+		}
+		return
+	}
 	if len(os.Args) != 6 {
 		fail(fmt.Errorf("usage: ADDRESS lock|try-lock|semaphore|try-semaphore NAME LIMIT VALUE"))
 	}

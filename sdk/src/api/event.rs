@@ -90,7 +90,8 @@ macro_rules! filters {
 filters! {
     /// Only agents whose node's name fits this regular expression (Go's). Default: all.
     node;
-    /// Only agents with a service whose name fits this regular expression (Go's). Default: all.
+    /// Only agents that a service is registered with whose ID fits this regular expression (Go's);
+    /// Consul does not look at names. Default: all.
     service;
     /// Only agents with such a service that has a tag that fits this regular expression (Go's);
     /// needs a service filter, and is refused without one. Default: all.

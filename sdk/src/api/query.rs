@@ -297,6 +297,7 @@ struct Service {
 #[serde(rename_all = "PascalCase")]
 struct Failover {
     nearest_n: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     datacenters: Vec<Datacenter>,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -117,6 +118,20 @@ impl Core {
     /// The other datacenters that can be reached, by name.
     pub(super) fn links(&self) -> BTreeMap<String, Link> {
         self.wan.links()
+    }
+
+    /// The other datacenters that can be reached, the nearest first, with their agents.
+    pub(super) fn nearest(&self) -> Vec<(String, Arc<Self>)> {
+        let own = self.lock().state.wan.clone();
+        let peers = self.links().into_iter();
+        let mut peers: Vec<_> = peers
+            .filter_map(|(name, link)| Some((name, link.peer()?)))
+            .collect();
+        peers.sort_by_cached_key(|(_, peer)| {
+            let distance = own.distance_to(&peer.lock().state.wan);
+            distance.unwrap_or(Duration::MAX)
+        });
+        peers
     }
 
     /// The agent of another datacenter, if it can be reached.

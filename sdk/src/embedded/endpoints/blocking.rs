@@ -75,6 +75,7 @@ impl Call {
         let mut read = Read {
             narrow: self.narrow(endpoint)?,
             filter: None,
+            near: self.near(),
             layout: options.layout,
             headers: Headers::Catalog,
             cacheable,
@@ -116,12 +117,26 @@ impl Call {
         let read = Read {
             narrow: Narrow::default(),
             filter: None,
+            near: String::new(),
             layout: options.layout,
             headers: Headers::Kv,
             cacheable: false,
             what,
         };
         self.read(&read, &options).await
+    }
+
+    /// The node from which distances are asked for; `_agent` is that of the agent that was asked,
+    /// also where one of another datacenter answers.
+    pub(super) fn near(&self) -> String {
+        match self.params.value("near") {
+            "_agent" => self.asked_node(),
+            node => node.to_owned(),
+        }
+    }
+
+    pub(super) fn asked_node(&self) -> String {
+        self.asked.lock().state.identity.node.clone()
     }
 
     fn narrow(&self, endpoint: Endpoint) -> Result<Narrow, Refusal> {

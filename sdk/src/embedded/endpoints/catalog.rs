@@ -16,7 +16,7 @@ impl Call {
         Options::consistency(&self.params)?;
         // The nearest first, and that is the own one.
         let own = self.core.lock().state.identity.datacenter.clone();
-        let others = self.core.links().into_keys();
+        let others = self.core.nearest().into_iter().map(|(name, _)| name);
         let all: Vec<String> = std::iter::once(own).chain(others).collect();
         Ok(reply::json(&all, self.layout()))
     }

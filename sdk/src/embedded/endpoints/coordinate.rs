@@ -62,6 +62,7 @@ impl Call {
             what,
             narrow: Narrow::default(),
             filter: None,
+            near: String::new(),
             layout: options.layout,
             headers: Headers::Session,
             cacheable: false,

@@ -238,11 +238,16 @@ fn check_kind(service: &Service) -> Result<(), Refusal> {
 }
 
 fn check_meta(meta: &Pairs) -> Result<(), Refusal> {
-    let invalid = |text: String| Refusal::bad_request(format!("Invalid Service Meta: {text}"));
+    judge_meta(meta, true)
+        .map_err(|text| Refusal::bad_request(format!("Invalid Service Meta: {text}")))
+}
+
+/// What Consul refuses as metadata; some keys may be reserved for itself.
+pub(super) fn judge_meta(meta: &Pairs, reserves: bool) -> Result<(), String> {
     if meta.len() > META_PAIRS {
-        return Err(invalid(format!(
+        return Err(format!(
             "Node metadata cannot contain more than {META_PAIRS} key/value pairs"
-        )));
+        ));
     }
     for (key, value) in meta {
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -252,16 +257,16 @@ fn check_meta(meta: &Pairs) -> Result<(), Refusal> {
             "Key contains invalid characters".to_owned()
         } else if key.len() > META_KEY {
             format!("Key is too long (limit: {META_KEY} characters)")
-        } else if key.starts_with("consul-") {
+        } else if reserves && key.starts_with("consul-") {
             "Key prefix 'consul-' is reserved for internal use".to_owned()
         } else if value.len() > META_VALUE {
             format!("Value is too long (limit: {META_VALUE} characters)")
         } else {
             continue;
         };
-        return Err(invalid(format!(
+        return Err(format!(
             "Couldn't load metadata pair ('{key}', '{value}'): {reason}"
-        )));
+        ));
     }
     Ok(())
 }

@@ -140,7 +140,9 @@ fn fits(event: &Event) -> bool {
     used <= ROOM + saved
 }
 
-/// Whether this agent takes part: its node, or one of its services, is meant.
+/// Whether this agent takes part: its node, or one of the services that it looks after, is meant.
+///
+/// Consul looks for the pattern in the IDs of services and not in their names.
 fn is_for(event: &Event, state: &State) -> bool {
     if !state.identity.node.contains(&event.node_filter) {
         return false;
@@ -148,9 +150,8 @@ fn is_for(event: &Event, state: &State) -> bool {
     if event.service_filter.is_empty() {
         return true;
     }
-    let node = &state.identity.node;
-    state.replica.catalog.node_services(node).any(|service| {
-        service.name.contains(&event.service_filter)
+    state.local.services.values().any(|service| {
+        service.id.contains(&event.service_filter)
             && (event.tag_filter.is_empty()
                 || service
                     .tags

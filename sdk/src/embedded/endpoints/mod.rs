@@ -44,7 +44,10 @@ use super::fault::Effect;
 /// One request on its way through the agent.
 #[derive(Debug)]
 struct Call {
+    /// Who answers.
     core: Arc<Core>,
+    /// Who was asked, which may have one of another datacenter answer.
+    asked: Arc<Core>,
     method: Method,
     /// The whole path, decoded.
     path: String,
@@ -138,6 +141,7 @@ async fn answer(core: Arc<Core>, request: Request<Bytes>) -> Reply {
     }
     let rest = rest.to_owned();
     let call = Call {
+        asked: Arc::clone(&core),
         core,
         params: Params::parse(head.uri.query()),
         method: head.method,

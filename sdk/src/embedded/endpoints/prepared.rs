@@ -1,5 +1,6 @@
 //! Prepared queries.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use super::Call;
 use super::blocking::with_first_index;
 use super::decode::{Fields, Given, Undecodable};
+use super::definition::judge_meta;
 use super::query::Options;
 use super::read::{Headers, Narrow, Read, What};
 use super::reply::{self, Layout, Refusal, Reply};
@@ -17,7 +19,8 @@ use crate::embedded::core::Core;
 use crate::embedded::state::State;
 use crate::embedded::state::model::{CRITICAL, PASSING};
 use crate::embedded::state::queries::Query;
-use crate::embedded::state::session::SessionId;
+use crate::embedded::state::session::{Named, SessionId};
+use crate::embedded::state::template::Wrong;
 use crate::proto::duration;
 
 impl Call {
@@ -67,26 +70,37 @@ impl Call {
     }
 
     async fn query_put(&self, id: Option<SessionId>) -> Result<Reply, Refusal> {
-        let query = self.wanted()?;
+        let wanted = self.wanted()?;
         self.check_datacenter(self.params.value("dc"))?;
         self.await_leader().await?;
         let mut locked = self.core.lock();
         let state = &mut locked.state;
-        if let Some(id) = id {
-            known(state, id)?;
+        match id {
+            Some(id) => known(state, id)?,
+            None if wanted.has_id => {
+                let text = "ID must be empty when creating a new prepared query";
+                return Err(Refusal::internal(text));
+            }
+            None => {}
         }
-        judge(&query)
+        wanted
+            .judge()
             .map_err(|text| Refusal::internal(format!("Invalid prepared query: {text}")))?;
-        if state.replica.queries.named_alike(id, &query) {
-            let text = match query.is_template && query.name.is_empty() {
-                true => "a query template with an empty name already exists".to_owned(),
-                false => format!("name '{}' aliases an existing query name", query.name),
-            };
+        let new = SessionId::new(state.random(u64::MAX), state.random(u64::MAX));
+        // What is looked at from here on the servers have agreed on before.
+        let index = state.next_index();
+        let kept = id.unwrap_or(new);
+        if let Some(text) = state.replica.queries.conflict(kept, &wanted.query) {
             return Err(Refusal::internal(text));
         }
-        let new = SessionId::new(state.random(u64::MAX), state.random(u64::MAX));
-        let index = state.next_index();
-        state.replica.queries.put(index, id.unwrap_or(new), query);
+        let query = wanted.bound(state)?;
+        if query.is_template {
+            query.filled(&query.name).map_err(|wrong| match wrong {
+                Wrong::Unserved(_) => self.unserved(&format!(" {wrong}")),
+                _ => Refusal::internal(format!("failed compiling template: {wrong}")),
+            })?;
+        }
+        state.replica.queries.put(index, kept, query);
         Ok(match id {
             Some(_) => reply::empty(StatusCode::OK),
             None => reply::json(&json!({"ID": new.to_string()}), self.layout()),
@@ -94,34 +108,25 @@ impl Call {
     }
 
     /// Reads a query from the body.
-    fn wanted(&self) -> Result<Query, Refusal> {
+    fn wanted(&self) -> Result<Wanted, Refusal> {
         let mut fields = Fields::parse_as("PreparedQuery", &self.body).map_err(of_structs)?;
         let name = fields.string(&["Name"])?;
-        fields.string(&["ID"])?;
-        fields.string(&["Token"])?;
-        if !fields.string(&["Session"])?.is_empty() {
-            return Err(self.unserved(" with a session"));
-        }
+        let has_id = !fields.string(&["ID"])?.is_empty();
+        let token = fields.string(&["Token"])?;
+        let session = Named::parse(&fields.string(&["Session"])?);
+        let mut kind = String::new();
         let mut query = Query {
             name,
             ..Query::default()
         };
         if let Some(mut template) = fields.object(&["Template"], "structs.QueryTemplateOptions")? {
-            let kind = template.string(&["Type"])?;
+            kind = template.string(&["Type"])?;
             if !template.string(&["Regexp"])?.is_empty() {
                 return Err(self.unserved(" with a regular expression"));
             }
             query.remove_empty_tags = template.boolean(&["RemoveEmptyTags"])?;
             template.finish()?;
-            query.is_template = match &*kind {
-                "" => false,
-                "name_prefix_match" => true,
-                other => {
-                    return Err(Refusal::internal(format!(
-                        "Invalid prepared query: Bad Template.Type '{other}'"
-                    )));
-                }
-            };
+            query.is_template = !kind.is_empty();
         }
         if let Some(mut service) = fields.object(&["Service"], "structs.ServiceQuery")? {
             query.service = service.string(&["Service"])?;
@@ -146,7 +151,13 @@ impl Call {
             dns.finish()?;
         }
         fields.finish()?;
-        Ok(query)
+        Ok(Wanted {
+            query,
+            has_id,
+            is_redacted: token == REDACTED,
+            session,
+            kind,
+        })
     }
 
     async fn query_explain(&self, name: &str) -> Result<Reply, Refusal> {
@@ -165,39 +176,52 @@ impl Call {
         let options = Options::parse(&self.params, &self.headers)?;
         let limit = match self.params.value("limit") {
             "" => 0,
-            text => text.parse::<usize>().map_err(|_| {
+            text => text.parse::<i64>().map_err(|_| {
                 let text = format!("Bad limit: strconv.Atoi: parsing {text:?}: invalid syntax");
-                Refusal::bad_request(text)
+                Refusal::internal(text)
             })?,
         };
+        // Less than none at all limits nothing.
+        let limit = usize::try_from(limit).unwrap_or(0);
         self.check_datacenter(&options.datacenter)
             .map_err(with_first_index)?;
         self.await_leader().await.map_err(with_first_index)?;
+        let (mut near, asked) = (self.near(), self.asked_node());
         let (query, own) = {
             let locked = self.core.lock();
-            let (_, query) = resolved(&locked.state, name)?;
-            (query, locked.state.identity.datacenter.clone())
+            let state = &locked.state;
+            let (_, query) = resolved(state, name)?;
+            if near.is_empty() {
+                near.clone_from(&query.near);
+            }
+            match &*near {
+                "_agent" => near = asked,
+                "_ip" => near = self.callers_node(state).unwrap_or_default(),
+                _ => {}
+            }
+            (query, state.identity.datacenter.clone())
         };
-        let mut found = found_in(&self.core, &query, limit);
-        let mut place = own.clone();
+        let mut found = found_in(&self.core, &query, &near, limit);
+        let mut place = own;
         let mut failovers = 0;
         if found.is_empty() {
-            let near: Vec<String> = self.core.links().into_keys().collect();
+            let others = self.core.nearest();
             let nearest = usize::try_from(query.nearest).unwrap_or(0);
-            let mut left: Vec<&String> = near.iter().take(nearest).collect();
+            let mut left: Vec<&(String, Arc<Core>)> = others.iter().take(nearest).collect();
             for named in query.datacenters.iter().flatten() {
                 // Itself was asked already, and one that nobody knows is passed over.
-                if *named != own && near.contains(named) && !left.contains(&named) {
-                    left.push(named);
+                let other = others.iter().find(|(name, _)| name == named);
+                if let Some(other) = other
+                    && left.iter().all(|(name, _)| name != named)
+                {
+                    left.push(other);
                 }
             }
-            for datacenter in left {
-                let Some(peer) = self.core.linked(datacenter) else {
-                    continue;
-                };
+            for (datacenter, peer) in left {
                 failovers += 1;
                 place.clone_from(datacenter);
-                found = found_in(&peer, &query, limit);
+                // Places of another datacenter say nothing here.
+                found = found_in(peer, &query, "", limit);
                 if !found.is_empty() {
                     break;
                 }
@@ -212,6 +236,94 @@ impl Call {
         });
         close(&mut body, &options);
         Ok(headed(reply::json(&body, options.layout), &options))
+    }
+
+    /// The node at the address of who asks, as a proxy tells it.
+    ///
+    /// Without one it is the loopback's, on which alone this agent listens.
+    fn callers_node(&self, state: &State) -> Option<String> {
+        let told = self.headers.get("x-forwarded-for");
+        let told = told
+            .and_then(|value| value.to_str().ok()?.split(',').next()?.trim().parse().ok())
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let mut nodes = state.replica.catalog.nodes();
+        let node = nodes.find(|node| node.address == told.to_string())?;
+        Some(node.name.clone())
+    }
+}
+
+/// What stands for a token that its reader may not see.
+const REDACTED: &str = "<hidden>";
+
+/// A query as it is asked for.
+#[derive(Debug)]
+struct Wanted {
+    query: Query,
+    has_id: bool,
+    is_redacted: bool,
+    session: Named,
+    /// Of which type a template is; none if it is empty.
+    kind: String,
+}
+
+impl Wanted {
+    /// What a server refuses before it asks the others.
+    fn judge(&self) -> Result<(), String> {
+        let query = &self.query;
+        if query.name.is_empty() && !query.is_template && self.session == Named::Nobody {
+            return Err("Must be bound to a session".to_owned());
+        }
+        if self.is_redacted {
+            return Err(format!(
+                "Bad Token '{REDACTED}', it looks like a query definition with a redacted token \
+                 was submitted"
+            ));
+        }
+        if query.service.is_empty() {
+            return Err("Must provide a Service name to query".to_owned());
+        }
+        if query.nearest < 0 {
+            return Err(format!("Bad NearestN '{}', must be >= 0", query.nearest));
+        }
+        if let Some(meta) = &query.node_meta {
+            judge_meta(meta, false)?;
+        }
+        match (query.ttl.as_str(), duration::parse(&query.ttl)) {
+            ("", _) | (_, Ok(_)) => Ok(()),
+            (ttl, Err(duration::Invalid::Negative(_))) => {
+                // Go tells it in nanoseconds.
+                let time = ttl
+                    .strip_prefix('-')
+                    .and_then(|it| duration::parse(it).ok());
+                let nanos = time.unwrap_or_default().as_nanos();
+                Err(format!("DNS TTL '-{nanos}', must be >=0"))
+            }
+            (ttl, Err(wrong)) => Err(format!("Bad DNS TTL '{ttl}': time: {wrong}")),
+        }
+    }
+
+    /// The query to keep, with a session that is there.
+    fn bound(self, state: &State) -> Result<Query, Refusal> {
+        let mut query = self.query;
+        query.session = match self.session {
+            Named::Nobody => None,
+            Named::Session(id) if state.replica.sessions.session(id).is_some() => Some(id),
+            Named::Session(id) => {
+                return Err(Refusal::internal(format!("invalid session \"{id}\"")));
+            }
+            Named::Malformed(_, wrong) => {
+                let text = wrong.to_string();
+                let text = text.replace("failed session lookup", "invalid session");
+                return Err(Refusal::internal(text));
+            }
+        };
+        if !matches!(&*self.kind, "" | "name_prefix_match") {
+            return Err(Refusal::internal(format!(
+                "failed compiling template: Bad Template.Type '{}'",
+                self.kind
+            )));
+        }
+        Ok(query)
     }
 }
 
@@ -244,31 +356,16 @@ fn known(state: &State, id: SessionId) -> Result<(), Refusal> {
 
 fn resolved(state: &State, name: &str) -> Result<(SessionId, Query), Refusal> {
     let found = state.replica.queries.resolve(name);
+    let found = found.map_err(|wrong| Refusal::internal(wrong.to_string()))?;
     found.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "Query not found"))
 }
 
-/// What a server refuses to keep.
-fn judge(query: &Query) -> Result<(), String> {
-    if query.service.is_empty() {
-        return Err("Must provide a Service name to query".to_owned());
-    }
-    if query.nearest < 0 {
-        return Err(format!("Bad NearestN '{}', must be >= 0", query.nearest));
-    }
-    if !query.ttl.is_empty() {
-        match duration::parse(&query.ttl) {
-            Ok(_) => {}
-            Err(duration::Invalid::Negative(_)) => {
-                return Err(format!("DNS TTL '{}', must be >=0", query.ttl));
-            }
-            Err(wrong) => return Err(format!("Bad DNS TTL '{}': time: {wrong}", query.ttl)),
-        }
-    }
-    Ok(())
-}
+/// How many instances Consul looks at for those on the node that the others are sorted from.
+const FIRST: usize = 10;
 
-/// The instances of one datacenter, shuffled.
-fn found_in(core: &Arc<Core>, query: &Query, limit: usize) -> Vec<Value> {
+/// The instances of one datacenter, shuffled, and then sorted by the distance from a node if there
+/// is one and it has a place.
+fn found_in(core: &Arc<Core>, query: &Query, near: &str, limit: usize) -> Vec<Value> {
     let mut locked = core.lock();
     let mut found = Vec::new();
     {
@@ -306,7 +403,8 @@ fn found_in(core: &Arc<Core>, query: &Query, limit: usize) -> Vec<Value> {
                 .all(|(key, value)| instance.service.meta.get(key) == Some(value));
             if !is_out && fits && on_node && in_service {
                 let view = HealthView::new(instance, &state.identity.datacenter);
-                found.push(serde_json::to_value(view).unwrap_or_default());
+                let view = serde_json::to_value(view).unwrap_or_default();
+                found.push((instance.node.name.clone(), view));
             }
         }
     }
@@ -316,10 +414,17 @@ fn found_in(core: &Arc<Core>, query: &Query, limit: usize) -> Vec<Value> {
         let other = usize::try_from(locked.state.random(bound)).unwrap_or(0);
         found.swap(last, other);
     }
+    let places = &locked.state.replica.coordinates;
+    places.sort(near, &mut found, |(node, _)| node);
+    // One without a place is the nearest to itself, too.
+    let on_it = found.iter().take(FIRST).position(|(node, _)| node == near);
+    if let Some(at) = on_it {
+        found.swap(0, at);
+    }
     if limit > 0 {
         found.truncate(limit);
     }
-    found
+    found.into_iter().map(|(_, view)| view).collect()
 }
 
 fn queries(what: What, layout: Layout) -> Read {
@@ -327,6 +432,7 @@ fn queries(what: What, layout: Layout) -> Read {
         what,
         narrow: Narrow::default(),
         filter: None,
+        near: String::new(),
         layout,
         headers: Headers::Catalog,
         cacheable: false,
@@ -358,7 +464,7 @@ pub(super) fn view(id: SessionId, query: &Query) -> impl Serialize + use<> {
     json!({
         "ID": id.to_string(),
         "Name": query.name,
-        "Session": "",
+        "Session": query.session.map(|id| id.to_string()).unwrap_or_default(),
         "Token": "",
         "Template": {
             "Type": if query.is_template { "name_prefix_match" } else { "" },

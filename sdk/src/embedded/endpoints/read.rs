@@ -31,6 +31,8 @@ pub(super) struct Read {
     pub(super) what: What,
     pub(super) narrow: Narrow,
     pub(super) filter: Option<Filter>,
+    /// The node from which nodes are sorted by their distance; none if it is empty.
+    pub(super) near: String,
     pub(super) layout: Layout,
     pub(super) headers: Headers,
     pub(super) cacheable: bool,
@@ -264,11 +266,11 @@ impl Read {
         let (catalog, dc) = (&replica.catalog, identity.datacenter.as_str());
         match &self.what {
             What::Nodes => {
-                let nodes = catalog
-                    .nodes()
-                    .filter(|node| self.narrow.allows_node(node))
-                    .map(|node| NodeView::new(node, dc));
-                self.list(nodes)
+                let nodes = catalog.nodes();
+                let mut nodes: Vec<_> =
+                    nodes.filter(|node| self.narrow.allows_node(node)).collect();
+                self.sort(replica, &mut nodes, |node| &node.name);
+                self.list(nodes.into_iter().map(|node| NodeView::new(node, dc)))
             }
             What::Services => {
                 let instances = catalog
@@ -277,18 +279,12 @@ impl Read {
                 reply::json(&tags_by_service(instances), self.layout)
             }
             What::Service { name, kind } => {
-                let found = replica
-                    .find(name, *kind)
-                    .filter(|instance| self.narrow.allows(instance))
-                    .map(|instance| ServiceNodeView::new(instance, dc));
-                self.list(found)
+                let found = self.instances(replica, name, *kind).into_iter();
+                self.list(found.map(|instance| ServiceNodeView::new(instance, dc)))
             }
             What::HealthService { name, kind } => {
-                let found = replica
-                    .find(name, *kind)
-                    .filter(|instance| self.narrow.allows(instance))
-                    .map(|instance| HealthView::new(instance, dc));
-                self.list(found)
+                let found = self.instances(replica, name, *kind).into_iter();
+                self.list(found.map(|instance| HealthView::new(instance, dc)))
             }
             What::NodeMap { node } => {
                 let Some(found) = catalog.node(node) else {
@@ -332,10 +328,11 @@ impl Read {
                     .flat_map(|instance| instance.own_checks())
                     .collect();
                 checks.sort_by(|one, other| (&one.node, &one.id).cmp(&(&other.node, &other.id)));
+                self.sort(replica, &mut checks, |check| &check.node);
                 self.list(checks.into_iter().map(|check| CheckView::new(check)))
             }
             What::HealthState { state } => {
-                let checks = catalog
+                let mut checks: Vec<_> = catalog
                     .all_checks()
                     .filter(|check| state == "any" || check.status == state.as_str())
                     .filter(|check| {
@@ -343,8 +340,10 @@ impl Read {
                             || catalog
                                 .node(&check.node)
                                 .is_some_and(|node| self.narrow.allows_node(node))
-                    });
-                self.list(checks.map(|check| CheckView::new(check)))
+                    })
+                    .collect();
+                self.sort(replica, &mut checks, |check| &check.node);
+                self.list(checks.into_iter().map(|check| CheckView::new(check)))
             }
             What::Key { key, raw } => match replica.kv.entry(key) {
                 None => reply::empty(StatusCode::NOT_FOUND),
@@ -385,10 +384,23 @@ impl Read {
             }
             What::Places => self.list(replica.coordinates.list().map(node_place)),
             What::Place { node } => {
-                let all = replica.coordinates.list();
-                self.list(all.filter(|(name, _)| *name == node).map(node_place))
+                // It is told by the name by which it was asked for.
+                let found = replica.coordinates.get(node).into_iter();
+                self.list(found.map(|place| node_place((node, place))))
             }
         }
+    }
+
+    fn instances<'a>(&self, replica: &'a Replica, name: &str, kind: Kind) -> Vec<Instance<'a>> {
+        let found = replica.find(name, kind);
+        let mut found: Vec<_> = found.filter(|it| self.narrow.allows(it)).collect();
+        self.sort(replica, &mut found, |instance| &instance.node.name);
+        found
+    }
+
+    /// A place that changed wakes nobody: only when something else did is all sorted anew.
+    fn sort<T>(&self, replica: &Replica, items: &mut [T], node: impl Fn(&T) -> &str) {
+        replica.coordinates.sort(&self.near, items, node);
     }
 
     fn sessions<'a>(&self, sessions: impl Iterator<Item = &'a Arc<Session>>) -> Reply {

@@ -109,6 +109,7 @@ impl Call {
             what,
             narrow: Narrow::default(),
             filter: None,
+            near: String::new(),
             layout: options.layout,
             headers: Headers::Session,
             cacheable: false,

@@ -1,4 +1,5 @@
 mod leaving;
+mod places;
 mod sessions;
 mod txn;
 
@@ -42,11 +43,12 @@ impl Answer {
 }
 
 async fn send(agent: &Agent, method: Method, uri: &str, body: &str) -> Answer {
-    let request = Request::builder()
-        .method(method)
-        .uri(uri)
-        .body(Bytes::from(body.to_owned()))
-        .unwrap();
+    let request = Request::builder().method(method).uri(uri);
+    answered(agent, request, body).await
+}
+
+async fn answered(agent: &Agent, request: http::request::Builder, body: &str) -> Answer {
+    let request = request.body(Bytes::from(body.to_owned())).unwrap();
     let (head, body) = agent.clone().call(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer {

@@ -244,6 +244,9 @@ impl State {
             }
             self.delays.arm(key, now, delay);
         }
+        for query in self.replica.queries.of_session(id) {
+            self.replica.queries.remove(index, query);
+        }
         true
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod queries;
 mod servers;
 pub(crate) mod session;
 mod sync;
+pub(crate) mod template;
 pub(crate) mod txn;
 
 #[cfg(test)]
@@ -161,10 +162,6 @@ impl State {
             self.ensure_self(false);
         }
         self.version += 1;
-        let own = self.identity.node.clone();
-        self.replica
-            .coordinates
-            .put(self.index, &own, Place::at(0.0));
         self.sync_all(now);
     }
 
@@ -217,6 +214,11 @@ impl State {
         }
         if catalog.check(&self.identity.node, SERF_HEALTH).is_none() {
             let _ = catalog.ensure_check(self.index, check);
+        }
+        let (places, own) = (&mut self.replica.coordinates, &self.identity.node);
+        if !bare && places.get(own).is_none() {
+            // An agent tells its place as soon as its node is known.
+            places.put(self.index, own, Place::at(0.0));
         }
     }
 

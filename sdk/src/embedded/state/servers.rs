@@ -48,12 +48,13 @@ impl State {
         }
     }
 
-    /// Deletes a node and all that is on it: services, checks and sessions.
+    /// Deletes a node and all that is on it: services, checks, sessions and its place.
     pub(crate) fn delete_node(&mut self, index: u64, node: &str, now: Instant) {
         if self.replica.catalog.node(node).is_none() {
             return;
         }
         self.replica.catalog.delete_node(index, node);
+        self.replica.coordinates.remove(index, node);
         let sessions: Vec<_> = self
             .replica
             .sessions

@@ -1,5 +1,8 @@
 //! lictor and the reference client exclude each other: `consul lock`, which is made of it, and a
-//! program of our own (`tests/go`), where Go is on the machine.
+//! program of our own (`tests/go`), where Go is on the machine. Of events and prepared queries both are
+//! told the same.
+
+mod calls;
 
 mod consul {
     use std::fs;
@@ -16,11 +19,11 @@ mod consul {
     use tokio::process::{Child, ChildStdin, ChildStdout, Command};
     use tokio::sync::OnceCell;
 
-    const LONG: Duration = Duration::from_secs(60);
+    pub(crate) const LONG: Duration = Duration::from_secs(60);
     const LOCK: u64 = 0x2ddc_cbc0_58a5_0c18;
     const SEMAPHORE: u64 = 0xe0f6_9a2b_aa41_4de0;
 
-    fn client(agent: &Agent) -> Client {
+    pub(crate) fn client(agent: &Agent) -> Client {
         let client = Client::builder().address(agent.http_url());
         client.build().expect("a plain address")
     }
@@ -190,7 +193,7 @@ mod consul {
     }
 
     /// The reference client's program, built once; `None` where it cannot be, which is told.
-    async fn go() -> Option<&'static Path> {
+    pub(crate) async fn go() -> Option<&'static Path> {
         static BUILT: OnceCell<Result<PathBuf, String>> = OnceCell::const_new();
         match BUILT.get_or_init(build).await {
             Ok(program) => Some(program),
