@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::client::Client;
 
@@ -29,8 +29,20 @@ pub(super) struct Crowd {
     places: Arc<Semaphore>,
     turns: Semaphore,
     leaving: Semaphore,
-    back: watch::Sender<()>,
+    back: watch::Sender<Option<Back>>,
 }
+
+/// The agent is back.
+#[derive(Clone, Copy)]
+struct Back {
+    /// When somebody who has reached it since has failed to.
+    failed_at: Instant,
+    told_at: Instant,
+}
+
+/// All are told again after so long, though nobody has failed to reach the agent since: some may
+/// have tried again too early.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 impl Crowd {
     /// That of this client and of all of its copies.
@@ -44,7 +56,7 @@ impl Crowd {
             places: Arc::new(Semaphore::new(PLACES)),
             turns: Semaphore::new(TURNS),
             leaving: Semaphore::new(TURNS),
-            back: watch::Sender::new(()),
+            back: watch::Sender::new(None),
         }
     }
 
@@ -66,7 +78,7 @@ const QUEUE: Duration = Duration::from_secs(10);
 pub(super) struct Member {
     crowd: Arc<Crowd>,
     place: Option<OwnedSemaphorePermit>,
-    back: watch::Receiver<()>,
+    back: watch::Receiver<Option<Back>>,
 }
 
 impl Member {
@@ -114,20 +126,39 @@ impl Member {
         pause.saturating_mul(u32::try_from(share).unwrap_or(u32::MAX))
     }
 
-    /// Tells all others that the agent is back.
-    pub(super) fn found(&self) {
-        self.crowd.back.send_replace(());
+    /// Tells all others that the agent is back, which could not be reached at this time.
+    ///
+    /// Ten thousand may find out at one moment: it is told where that says more than before.
+    pub(super) fn found(&self, failed_at: Instant, now: Instant) {
+        self.crowd.back.send_if_modified(|back| {
+            let is_news = back.is_none_or(|before| {
+                failed_at > before.failed_at || now > before.told_at + TELL_AGAIN
+            });
+            if is_news {
+                let last = back.map_or(failed_at, |before| before.failed_at.max(failed_at));
+                *back = Some(Back {
+                    failed_at: last,
+                    told_at: now,
+                });
+            }
+            is_news
+        });
     }
 
-    /// Waits until somebody has found the agent again.
+    /// Waits until somebody has found the agent again, and returns when it was away.
     ///
     /// # Cancel safety
     ///
     /// Nothing that is told is missed.
-    pub(super) async fn back(&mut self) {
-        // It cannot end before the crowd does.
-        if self.back.changed().await.is_err() {
-            std::future::pending().await
+    pub(super) async fn back(&mut self) -> Instant {
+        loop {
+            // It cannot end before the crowd does.
+            if self.back.changed().await.is_err() {
+                std::future::pending().await
+            }
+            if let Some(back) = *self.back.borrow_and_update() {
+                return back.failed_at;
+            }
         }
     }
 }
@@ -185,9 +216,18 @@ mod tests {
     #[tokio::test]
     async fn all_hear_that_the_agent_is_back() {
         let mut members = members(3);
-        members[0].found();
+        let soon = Duration::from_millis(10);
+        let now = Instant::now();
+        members[0].found(now, now + soon);
         for member in &mut members {
-            member.back().await;
+            assert_eq!(member.back().await, now);
         }
+        // What all have heard already is told again after a while, and a later failure at once.
+        members[1].found(now - soon, now + 2 * soon);
+        assert!(timeout(soon, members[2].back()).await.is_err());
+        members[1].found(now - soon, now + soon + TELL_AGAIN + soon);
+        assert_eq!(members[2].back().await, now);
+        members[1].found(now + soon, now + 2 * soon + TELL_AGAIN);
+        assert_eq!(members[2].back().await, now + soon);
     }
 }

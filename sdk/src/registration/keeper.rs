@@ -103,6 +103,10 @@ pub(super) struct Keeper {
     look_again: Backoff,
     /// Since when nobody listens where the agent was.
     gone_since: Option<Instant>,
+    /// When the agent could not be reached the last time, if not since.
+    failed_at: Option<Instant>,
+    /// When the last look at the agent began that has shown something.
+    looked_at: Option<Instant>,
     look_pace: Pace,
     register_pace: Pace,
 
@@ -191,6 +195,8 @@ impl Keeper {
             reassert: Backoff::new(Duration::from_secs(2), Duration::from_secs(60)),
             look_again: Backoff::new(Duration::from_millis(40), Duration::from_millis(500)),
             gone_since: None,
+            failed_at: None,
+            looked_at: None,
             look_pace: Pace::new(20, Duration::from_millis(500)),
             register_pace: Pace::new(5, Duration::from_secs(2)),
             trouble: Trouble::default(),
@@ -350,7 +356,7 @@ impl Keeper {
                 done = self.changing.done() => self.changed(done),
                 done = self.beating.done() => self.beaten(done),
                 seen = self.looking.done() => self.seen(seen),
-                () = self.member.back() => self.agent_is_back(),
+                failed_at = self.member.back() => self.agent_is_back(failed_at),
                 () = tokio::time::sleep_until(wake) => {}
             }
             self.notice_lag(wake);

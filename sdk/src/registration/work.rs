@@ -193,6 +193,7 @@ pub(super) async fn look(
 #[derive(Debug)]
 pub(super) struct Looked {
     pub(super) service: Option<AgentService>,
+    pub(super) began_at: Instant,
     /// Whether a TTL check of it has run out: whoever beat it is gone.
     pub(super) has_run_out: bool,
 }
@@ -202,9 +203,11 @@ pub(super) async fn look_at_ours(
     id: ServiceId,
     hash: Option<Arc<str>>,
 ) -> Result<Looked> {
+    let began_at = Instant::now();
     let service = look(client, id, hash).await?;
     Ok(Looked {
         service,
+        began_at,
         has_run_out: false,
     })
 }
@@ -222,6 +225,7 @@ pub(super) async fn look_at_theirs(
         Some(hash) => read.wait_for_change_of(hash, wait),
         None => read,
     };
+    let began_at = Instant::now();
     let service = read.await?.into_value();
     let mut has_run_out = false;
     if service.is_some() && ttl.is_some() {
@@ -236,6 +240,7 @@ pub(super) async fn look_at_theirs(
     }
     Ok(Looked {
         service,
+        began_at,
         has_run_out,
     })
 }

@@ -144,6 +144,9 @@ impl Keeper {
                     if err.kind() == ErrorKind::UnknownCheck {
                         forgotten = Some(err.clone());
                     }
+                    if is_out_of_reach(&err) {
+                        self.failed_at = Some(now);
+                    }
                     worst = Some(err);
                 }
             }
@@ -165,7 +168,7 @@ impl Keeper {
             self.forgotten(err);
         }
         if worst.is_none() && self.trouble.beat.take().is_some() {
-            self.member.found();
+            self.tell_the_others(now);
             // The agent is back: look at once at what it remembers, on a fresh connection.
             self.look_from_scratch(now);
         }
@@ -174,6 +177,9 @@ impl Keeper {
 
     pub(super) fn seen(&mut self, seen: Result<Looked>) {
         let now = Instant::now();
+        if let Ok(looked) = &seen {
+            self.looked_at = Some(looked.began_at);
+        }
         let service = match seen {
             Ok(looked) if self.yielded => {
                 self.agent_answers();
@@ -208,6 +214,9 @@ impl Keeper {
             }
             Err(err) => {
                 self.hash = None;
+                if is_out_of_reach(&err) {
+                    self.failed_at = Some(now);
+                }
                 let pause = match err.kind() {
                     // Reading needs a right of its own, which a registration can do without.
                     ErrorKind::PermissionDenied | ErrorKind::UnknownToken => {
@@ -228,22 +237,25 @@ impl Keeper {
 
     fn agent_answers(&mut self) {
         self.look_again.reset();
-        // One that restarts within a pause is never seen to be gone, only that it broke off.
-        let broke_off = self
-            .trouble
-            .look
-            .take()
-            .is_some_and(|err| matches!(err.kind(), ErrorKind::Transport | ErrorKind::Timeout));
-        if self.gone_since.take().is_some() || broke_off {
-            self.member.found();
+        self.trouble.look = None;
+        self.gone_since = None;
+        self.tell_the_others(Instant::now());
+    }
+
+    /// It has reached the agent: if that failed before, others may want to know.
+    fn tell_the_others(&mut self, now: Instant) {
+        if let Some(failed_at) = self.failed_at.take() {
+            self.member.found(failed_at, now);
         }
     }
 
     /// Somebody else has found the agent: whoever has failed to reach it tries again.
-    pub(super) fn agent_is_back(&mut self) {
+    pub(super) fn agent_is_back(&mut self, failed_at: Instant) {
         let now = Instant::now();
-        // Whoever holds no query has not noticed that the agent was away, and may have lost all.
-        let has_missed_it = self.trouble.look.is_some() || !self.member.has_place();
+        // Whoever holds no query, and has not looked since, has not noticed that the agent was away,
+        // and may have lost all.
+        let has_looked = self.looked_at.is_some_and(|at| at > failed_at);
+        let has_missed_it = self.trouble.look.is_some() || !(has_looked || self.member.has_place());
         if has_missed_it && self.looking.is_empty() {
             self.look_at = now;
         }
@@ -429,6 +441,14 @@ const RESTART_LOOK: Duration = Duration::from_millis(50);
 
 /// How many registrations in a row must change nothing before they are given up.
 const REASSERTED: u32 = 3;
+
+/// No answer of any kind.
+fn is_out_of_reach(err: &Error) -> bool {
+    matches!(
+        err.kind(),
+        ErrorKind::Connect | ErrorKind::Transport | ErrorKind::Timeout
+    )
+}
 
 /// Whether it is the agent's word on a registration, which asking at once does not change.
 fn is_refusal(err: &Error) -> bool {
