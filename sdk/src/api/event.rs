@@ -77,13 +77,6 @@ macro_rules! filters {
                 self.parameter(stringify!($name), pattern).checked()
             }
         )*}
-
-        impl Read<List> {$(
-            $(#[$doc])*
-            pub fn $name(self, pattern: impl AsRef<str>) -> Self {
-                self.parameter(stringify!($name), pattern.as_ref())
-            }
-        )*}
     };
 }
 
@@ -100,6 +93,9 @@ filters! {
 
 impl Read<List> {
     /// Only events of this name. Default: all.
+    ///
+    /// It is all that Consul looks at here: who an event is for was decided when it was
+    /// [fired](Write::node), and an agent lists those that were for itself (measured on 1.8.7).
     pub fn name(self, name: impl AsRef<str>) -> Self {
         self.parameter("name", name.as_ref())
     }

@@ -1,6 +1,5 @@
 //! User events.
 
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -59,8 +58,6 @@ impl Call {
 
     pub(super) async fn event_list(&self) -> Result<Reply, Refusal> {
         let options = Options::parse(&self.params, &self.headers)?;
-        let filter = |name| self.plain_filter(name);
-        let (node, service, tag) = (filter("node")?, filter("service")?, filter("tag")?);
         let name = self.params.value("name");
         let _open = (options.min_index > 0).then(|| self.core.traffic.open(&self.path));
         let until = Instant::now() + options.wait;
@@ -69,12 +66,7 @@ impl Call {
             {
                 let locked = self.core.lock();
                 changes.mark_unchanged();
-                let fits = |event: &&Arc<Event>| {
-                    event.node_filter.contains(&node)
-                        && event.service_filter.contains(&service)
-                        && event.tag_filter.contains(&tag)
-                };
-                let found: Vec<_> = locked.state.events.list(name).filter(fits).collect();
+                let found: Vec<_> = locked.state.events.list(name).collect();
                 let index = found.last().map_or(1, |event| index_of(&event.id));
                 if index != options.min_index || Instant::now() >= until {
                     let views: Vec<_> = found
