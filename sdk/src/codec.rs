@@ -74,7 +74,14 @@ pub struct Json;
 
 impl<T: DeserializeOwned> Decode<T> for Json {
     fn decode(&self, value: &Bytes) -> Result<T, BoxError> {
-        Ok(serde_json::from_slice(value)?)
+        serde_json::from_slice(value).map_err(|err| {
+            // What is not even JSON is another mistake than JSON of another shape.
+            if err.is_syntax() || err.is_eof() {
+                format!("it is no JSON: {err}").into()
+            } else {
+                err.into()
+            }
+        })
     }
 }
 
@@ -128,6 +135,11 @@ mod tests {
         assert_eq!(bytes, "[1,2]");
         let read: Vec<u8> = Json.decode(&bytes).unwrap();
         assert_eq!(read, [1, 2]);
+        for (text, is_json) in [("one", false), ("[1", false), ("\"one\"", true)] {
+            let read: Result<Vec<u8>, _> = Json.decode(&Bytes::from_static(text.as_bytes()));
+            let told = read.unwrap_err().to_string();
+            assert_eq!(told.starts_with("it is no JSON: "), !is_json, "{told}");
+        }
     }
 
     #[test]

@@ -149,7 +149,8 @@ impl PreparedQuery {
         self
     }
 
-    /// The name by which it is asked, and by DNS as `NAME.query.consul`. Default: none, only its ID.
+    /// The name by which it is asked, and by DNS as `NAME.query.consul`. Default: none, only its ID;
+    /// Consul then wants it bound to a [session](Self::session).
     pub fn name(self, name: impl Into<String>) -> Self {
         let name = name.into();
         let mut named = self.set(|body| body.name = Some(name.clone()));

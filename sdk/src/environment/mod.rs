@@ -33,7 +33,7 @@
 //! |---|---|
 //! | `SERVICE_NAME` | the name; with several ports, `-<port>` is added to it, unless `SERVICE_<port>_NAME` says the whole |
 //! | `SERVICE_ID` | the ID; default `<host>:<name>:<port>`, and `:udp` after it for UDP |
-//! | `SERVICE_TAGS` | tags, between commas; `\,` is a comma within one |
+//! | `SERVICE_TAGS` | tags, between commas; `\,` is a comma within one, and any other `\` is itself |
 //! | `SERVICE_IGNORE` | not to register it, by any value |
 //! | `SERVICE_IP` | the address that clients are told; not known to Registrator, which calls it so in scripts |
 //! | `SERVICE_PORT` | the port that clients are told, if it is published under another one; as above |
@@ -41,7 +41,7 @@
 //! | `SERVICE_CHECK_HTTP_METHOD`, `SERVICE_CHECK_HTTPS_METHOD` | by which method. Default: Consul's, GET |
 //! | `SERVICE_CHECK_CMD` | a program that `check-cmd`, Registrator's script, runs in this container |
 //! | `SERVICE_CHECK_SCRIPT` | a line for `/bin/sh` on the agent's machine; `$SERVICE_IP` and `$SERVICE_PORT` stand for address and port |
-//! | `SERVICE_CHECK_TTL` | a TTL check, which this process beats |
+//! | `SERVICE_CHECK_TTL` | a TTL check, which this process beats; [probes](crate::probe) need one to say by what they find |
 //! | `SERVICE_CHECK_TCP`, `SERVICE_CHECK_GRPC` | by any value: a check of that kind |
 //! | `SERVICE_CHECK_GRPC_USE_TLS`, `SERVICE_CHECK_TLS_SKIP_VERIFY` | by any value: TLS for the gRPC check, with any certificate |
 //! | `SERVICE_CHECK_INTERVAL` | how often the agent looks. Default: 10 s, which is Registrator's |
@@ -276,10 +276,14 @@ impl Environment {
             if let Some(id) = service.explicit_id()
                 && let Some(other) = ids.insert(id.clone(), port.number)
             {
+                let by = [other, port.number].map(|port| {
+                    let said = self.words.said("id", Some(port));
+                    said.map_or("the default", |said| &*said.variable)
+                });
                 return Err(config(format!(
-                    "the services on ports {other} and {} have the same ID {id:?}: give each its \
-                     own by SERVICE_<port>_ID, or none",
-                    port.number
+                    "the services on ports {other} and {} have the same ID {id:?} (by {} and {}): \
+                     give each its own by SERVICE_<port>_ID, or none",
+                    port.number, by[0], by[1],
                 )));
             }
             services.push(service);

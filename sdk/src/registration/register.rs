@@ -169,7 +169,7 @@ impl Register {
         if !probes.is_empty() && !has_ttl(&desired.definition) {
             return Err(Error::invalid(format!(
                 "service {:?}: has probes and no TTL check to say by what they find: add \
-                 `CheckDefinition::ttl(…)`",
+                 `CheckDefinition::ttl(…)`, or say `SERVICE_CHECK_TTL` if it is from the environment",
                 id.as_str()
             )));
         }

@@ -16,10 +16,11 @@ pub enum State {
         /// What went wrong last.
         error: Error,
     },
-    /// Someone else has registered the same ID on the same agent with another content.
+    /// Someone else has registered the same ID on the same agent.
     ///
     /// The registration takes its place back, ever more slowly if the other one does so, too, so
-    /// that two of the same ID do not fight at full speed.
+    /// that two of the same ID do not fight at full speed. The state ends, without an event, when
+    /// the other one has been quiet for 10 s.
     Contested,
     /// Somebody else has registered the same ID on the same agent, and it was left to them.
     ///

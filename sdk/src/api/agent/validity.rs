@@ -238,7 +238,10 @@ pub(crate) fn address(what: &str, text: &str) -> Result<()> {
             "{what} {shown:?}: must not contain the port, which has its own place"
         ));
     }
-    if text.contains('/') || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    let is_numeric = bare.chars().all(|c| c.is_ascii_digit() || c == '.');
+    // `%` stands before the zone of an IPv6 address.
+    let may_be = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
+    if !bare.chars().all(may_be) || is_numeric && bare.parse::<IpAddr>().is_err() {
         return invalid(format!("{what} {shown:?}: must be an IP address or a name"));
     }
     Ok(())

@@ -1,6 +1,5 @@
 //! User events.
 
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;

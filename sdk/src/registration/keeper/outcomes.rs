@@ -167,10 +167,16 @@ impl Keeper {
         if let Some(err) = forgotten {
             self.forgotten(err);
         }
-        if worst.is_none() && self.trouble.beat.take().is_some() {
+        if worst.is_none()
+            && let Some(err) = self.trouble.beat.take()
+        {
             self.tell_the_others(now);
-            // The agent is back: look at once at what it remembers, on a fresh connection.
-            self.look_from_scratch(now);
+            if is_out_of_reach(&err) {
+                // The agent is back: look at once at what it remembers, on a fresh connection.
+                self.look_from_scratch(now);
+            } else if self.looking.is_empty() {
+                self.look_at = now;
+            }
         }
         self.trouble.beat = worst;
     }
