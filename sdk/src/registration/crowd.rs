@@ -16,10 +16,10 @@ use crate::client::Client;
 /// How many registrations hold a query at the agent; the others ask now and then.
 ///
 /// Few, because there may be other processes on the machine.
-const PLACES: usize = 32;
+const PLACES: usize = 16;
 
 /// How many are registered, or beat, at one time, and how many deregister.
-const TURNS: usize = 16;
+const TURNS: usize = 8;
 
 /// Of so many each may look for an agent that is gone as often as it likes.
 const FEW: usize = 16;

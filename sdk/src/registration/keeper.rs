@@ -105,6 +105,10 @@ pub(super) struct Keeper {
     gone_since: Option<Instant>,
     /// When the agent could not be reached the last time, if not since.
     failed_at: Option<Instant>,
+    /// When a heartbeat has not reached it the last time.
+    beat_failed_at: Option<Instant>,
+    /// When the look began that is under way, or was the last.
+    look_began_at: Option<Instant>,
     /// When the last look at the agent began that has shown something.
     looked_at: Option<Instant>,
     look_pace: Pace,
@@ -196,6 +200,8 @@ impl Keeper {
             look_again: Backoff::new(Duration::from_millis(40), Duration::from_millis(500)),
             gone_since: None,
             failed_at: None,
+            beat_failed_at: None,
+            look_began_at: None,
             looked_at: None,
             look_pace: Pace::new(20, Duration::from_millis(500)),
             register_pace: Pace::new(5, Duration::from_secs(2)),
@@ -436,6 +442,7 @@ impl Keeper {
             }
         }
         if self.looking.is_empty() && self.look_at <= now {
+            self.look_began_at = Some(now);
             let id = self.desired.id.clone();
             let (client, hash) = (self.client.clone(), self.hash.clone());
             if self.yielded {

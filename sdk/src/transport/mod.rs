@@ -60,7 +60,7 @@ pub enum Lane {
 ///
 /// The agent lets one address have 200 (`http_max_conns_per_client`), for all clients there: what is
 /// left of a burst is not to keep others out until it is too old.
-const MOST_IDLE: usize = 16;
+const MOST_IDLE: usize = 8;
 
 type Sending<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>>> + Send + 'a>>;
 

@@ -13,11 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use crate::client::Client;
 
 /// How many watches hold a query at the agent. What is left is for calls, heartbeats, registrations,
-/// and for other processes.
-const PLACES: usize = 112;
+/// and for other processes. And the agent keeps a query that broke off until its wait is over: for a
+/// minute after an outage there are twice as many.
+const PLACES: usize = 64;
 
 /// How many of the others ask at one time.
-const TURNS: usize = 8;
+const TURNS: usize = 4;
 
 /// How many of them ask within a second.
 const ASKING: usize = 64;
@@ -62,8 +63,12 @@ impl Seat {
         }
     }
 
-    /// Whether it may hold a query; it may for as long as it lives, once it may.
-    pub(super) fn has_place(&mut self) -> bool {
+    /// Whether the next query may be held; it may for as long as the watch lives, once it may.
+    ///
+    /// Not the first one after it has waited for a place: it has not heard of the agent since, which may
+    /// be another one by now, where its index means nothing.
+    pub(super) fn may_hold(&mut self) -> bool {
+        let has_rested = self.waits;
         if self.place.is_none() {
             self.place = Arc::clone(&self.crowd.places).try_acquire_owned().ok();
             let waits = self.place.is_none();
@@ -74,7 +79,7 @@ impl Seat {
             }
             self.waits = waits;
         }
-        self.place.is_some()
+        self.place.is_some() && !has_rested
     }
 
     /// Waits until it may ask, if it has no place.
@@ -120,7 +125,7 @@ mod tests {
         let seats = |count: usize| -> Vec<_> {
             let mut seats: Vec<_> = (0..count).map(|_| Seat::of(Arc::clone(&crowd))).collect();
             seats.iter_mut().for_each(|seat| {
-                seat.has_place();
+                seat.may_hold();
             });
             seats
         };
@@ -129,12 +134,13 @@ mod tests {
         for (count, rest) in [(1, 1), (64, 1), (65, 2), (1_000, 16)] {
             let mut others = seats(count);
             assert_eq!(others[0].rest(), Duration::from_secs(rest), "{count}");
-            assert!(!others[0].has_place());
+            assert!(!others[0].may_hold());
         }
         // Whoever leaves counts no more, and leaves its place to somebody else.
         let mut last = seats(1);
         placed.pop();
-        assert!(last[0].has_place() && last[0].rest().is_zero());
+        assert!(!last[0].may_hold() && last[0].rest().is_zero());
+        assert!(last[0].may_hold());
         assert_eq!(crowd.waiting.load(Ordering::Relaxed), 0);
     }
 }

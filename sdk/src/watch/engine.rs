@@ -154,7 +154,7 @@ impl<T: Watched> Engine<T> {
     /// One query and what it means.
     async fn ask(&mut self) -> Result<()> {
         let mut call = self.question.call.clone();
-        let wait = if self.seat.has_place() {
+        let wait = if self.seat.may_hold() {
             self.wait
         } else {
             GLANCE

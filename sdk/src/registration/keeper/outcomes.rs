@@ -146,6 +146,7 @@ impl Keeper {
                     }
                     if is_out_of_reach(&err) {
                         self.failed_at = Some(now);
+                        self.beat_failed_at = Some(now);
                     }
                     worst = Some(err);
                 }
@@ -171,8 +172,10 @@ impl Keeper {
             && let Some(err) = self.trouble.beat.take()
         {
             self.tell_the_others(now);
-            if is_out_of_reach(&err) {
-                // The agent is back: look at once at what it remembers, on a fresh connection.
+            // The agent is back: look at once at what it remembers, on a connection that is no older
+            // than the trouble. It holds a query that is thrown away until its wait is over.
+            let is_old = self.look_began_at <= self.beat_failed_at;
+            if is_out_of_reach(&err) && is_old {
                 self.look_from_scratch(now);
             } else if self.looking.is_empty() {
                 self.look_at = now;

@@ -59,7 +59,7 @@ impl Crowd {
 async fn of_many_some_hold_a_query_and_whoever_is_forgotten_comes_back() {
     let crowd = Crowd::of(100, TTL).await;
     sleep(Duration::from_secs(90)).await;
-    assert_eq!(crowd.agent.requests().open_queries(), 32);
+    assert_eq!(crowd.agent.requests().open_queries(), 16);
     for (number, within) in [(0, Duration::from_millis(50)), (99, TTL / 2)] {
         let id = format!("web-{number}");
         crowd.client.agent().deregister(&*id).await.unwrap();
@@ -74,7 +74,7 @@ async fn of_many_some_hold_a_query_and_whoever_is_forgotten_comes_back() {
     let mut registrations = crowd.registrations;
     registrations.remove(1).close().await.unwrap();
     sleep(Duration::from_secs(90)).await;
-    assert_eq!(crowd.agent.requests().open_queries(), 32);
+    assert_eq!(crowd.agent.requests().open_queries(), 16);
 }
 
 #[tokio::test(start_paused = true)]
